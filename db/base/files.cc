@@ -8,7 +8,8 @@
 #include <system_error>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
+#include <fmt/format.h>
+
 #include "db/base/status.h"
 
 namespace bitrung {
@@ -27,7 +28,7 @@ void FileDescriptor::reset(int fd) {
 
 absl::Status errno_status(std::string_view what, const std::filesystem::path& path, int error) {
   const std::string text =
-      absl::StrCat(what, " ", path.string(), ": ", std::generic_category().message(error));
+      fmt::format("{} {}: {}", what, path.string(), std::generic_category().message(error));
   switch (error) {
     case ENOENT:
       return absl::NotFoundError(text);
@@ -49,11 +50,11 @@ absl::StatusOr<std::string> read_file(const std::filesystem::path& path, std::si
   struct stat info {};
   if (::fstat(fd.get(), &info) != 0) return errno_status("stat", path, errno);
   if (!S_ISREG(info.st_mode)) {
-    return absl::InvalidArgumentError(absl::StrCat(path.string(), " is not a regular file"));
+    return absl::InvalidArgumentError(fmt::format("{} is not a regular file", path.string()));
   }
   if (static_cast<std::uint64_t>(info.st_size) > size_max) {
     return absl::ResourceExhaustedError(
-        absl::StrCat(path.string(), " has ", info.st_size, " bytes, the limit is ", size_max));
+        fmt::format("{} has {} bytes, the limit is {}", path.string(), info.st_size, size_max));
   }
   std::string bytes(static_cast<std::size_t>(info.st_size), '\0');
   std::size_t done = 0;
@@ -80,7 +81,7 @@ absl::Status write_all(int fd, std::string_view bytes, const std::filesystem::pa
 
 absl::Status write_file_durably(const std::filesystem::path& path, std::string_view bytes, unsigned mode) {
   std::filesystem::path temporary = path;
-  temporary += absl::StrCat(".tmp.", ::getpid());
+  temporary += fmt::format(".tmp.{}", ::getpid());
   FileDescriptor fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode));
   if (!fd.valid()) return errno_status("create", temporary, errno);
   absl::Status status = write_all(fd.get(), bytes, temporary);

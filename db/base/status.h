@@ -1,10 +1,20 @@
 // Shorthand for functions that return absl::Status or absl::StatusOr.
 #pragma once
 
+#include <string_view>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+
+namespace bitrung {
+
+// The text of a status as a standard view: Debian's abseil has a string_view type of its own.
+inline std::string_view message(const absl::Status& status) {
+  return {status.message().data(), status.message().size()};
+}
+
+}  // namespace bitrung
 
 // Returns the status of the expression from the enclosing function unless it is OK.
 #define BITRUNG_RETURN_IF_ERROR(expression)                      \
