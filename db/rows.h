@@ -1,0 +1,161 @@
+// What the server keeps, as plain rows: one struct per table, the columns a caller needs. No SQLite here.
+// Times are wall-clock milliseconds since 1970 and only for people; 0 means "not yet". Accuracies are percent.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "db/base/digest.h"
+#include "db/words.h"
+
+namespace bitrung::db {
+
+struct ExperimentRow {
+  ExperimentId id{};
+  std::string name;
+  std::string request_id;
+  Digest request_sha256;  // Over the whole request; tells a repeated submit from a different one.
+  Digest graph_sha256;    // Over names, options and inputs only; equal for equal graphs.
+  std::string source_yaml;
+  std::int64_t submitted_at_ms = 0;
+  std::int64_t finished_at_ms = 0;
+};
+
+struct InputRow {
+  InputRole role{};
+  std::optional<JobId> parent;       // Exactly one of the two is set.
+  std::optional<Digest> artifact;
+};
+
+// What never changes about a job.
+struct JobSpecRow {
+  JobId id{};
+  ExperimentId experiment{};
+  std::string name;
+  std::vector<std::string> aliases;
+  std::string spec_json;
+  Digest spec_sha256;
+  std::string model;
+  std::string dataset;
+  std::string method;
+  std::uint32_t weight_bits = 32;
+  std::uint32_t activation_bits = 32;
+  std::uint64_t seed = 0;
+  std::uint32_t epochs = 0;
+  std::uint32_t numerics = 0;
+  std::uint32_t retries = 0;
+  double timeout_seconds = 0;
+  std::int32_t priority = 0;
+  std::uint32_t devices = 1;
+  std::uint64_t memory_bytes = 0;
+  double estimated_flops = 0;
+  std::vector<InputRow> inputs;
+};
+
+// Final numbers.
+struct ResultRow {
+  std::optional<double> test_accuracy;
+  std::optional<double> validation_accuracy;
+  std::optional<double> test_loss;
+  std::uint32_t best_epoch = 0;
+  double duration_seconds = 0;
+  double images_per_second = 0;
+  Digest artifact;
+};
+
+// What changes about a job.
+struct JobStateRow {
+  JobId id{};
+  JobState state = JobState::kBlocked;
+  std::uint32_t attempt = 0;       // Number of the latest attempt; 0 before the first.
+  std::uint32_t retries_used = 0;
+  std::uint32_t losses = 0;        // Attempts that ended without using up a retry.
+  std::optional<Digest> identity;  // Known once the data set is pinned.
+  std::optional<JobId> cached_from;
+  std::optional<ResultRow> result;  // Set exactly when succeeded.
+  FailureClass failure_class = FailureClass::kNone;
+  std::string error;
+  std::optional<Digest> resume;    // Newest resume state.
+  std::uint32_t resume_epoch = 0;
+  std::int64_t started_at_ms = 0;
+  std::int64_t finished_at_ms = 0;
+};
+
+struct JobRow {
+  JobSpecRow spec;
+  JobStateRow state;
+  std::string worker;  // Name of the latest attempt's worker; empty before the first.
+  std::int64_t changed_seq = 0;
+};
+
+struct AttemptRow {
+  JobId job{};
+  std::uint32_t attempt = 0;
+  AttemptState state = AttemptState::kOffered;
+  std::string worker_id;
+  std::string worker_name;
+  std::uint32_t slot = 0;
+  std::string device;
+  std::uint32_t threads = 0;
+  FailureClass failure_class = FailureClass::kNone;
+  std::string error;
+  std::int64_t offered_at_ms = 0;
+  std::int64_t started_at_ms = 0;
+  std::int64_t finished_at_ms = 0;
+  std::uint32_t resumed_epoch = 0;
+};
+
+// The digest a data set must have for the jobs of one experiment.
+struct PinRow {
+  ExperimentId experiment{};
+  std::string dataset;
+  Digest sha256;
+};
+
+struct WorkerRow {
+  std::string id;
+  std::string name;
+  std::string version;
+  bool draining = false;
+  std::int64_t last_seen_ms = 0;
+  std::string inventory_json;  // Slots and data sets when last connected, for people.
+};
+
+struct PointRow {
+  std::string series;
+  std::int64_t step = 0;
+  double value = 0;
+};
+
+struct LogRow {
+  std::uint32_t attempt = 0;
+  std::uint64_t line = 0;
+  std::int64_t time_ms = 0;
+  std::string text;
+};
+
+// One metric of one attempt.
+struct SeriesRow {
+  JobId job{};
+  std::uint32_t attempt = 0;
+  std::string name;
+  std::uint64_t point_count = 0;
+  std::int64_t first_step = 0;
+  std::int64_t last_step = 0;
+  double min = 0;
+  double max = 0;
+  double last = 0;
+  std::vector<std::pair<std::int64_t, double>> points;  // By arrival; empty where only summaries are asked for.
+};
+
+// Numbers of jobs per state, for lists.
+struct ExperimentCounts {
+  std::vector<std::pair<JobState, std::uint32_t>> jobs_by_state;  // States that occur.
+  std::uint32_t jobs = 0;
+  std::uint32_t cached = 0;
+};
+
+}  // namespace bitrung::db
