@@ -158,4 +158,18 @@ struct ExperimentCounts {
   std::uint32_t cached = 0;
 };
 
+// Everything the core needs to go on after a restart.
+struct Snapshot {
+  struct Job {
+    JobSpecRow spec;               // spec_json, aliases left empty: the core does not need them.
+    JobStateRow state;
+    std::optional<AttemptRow> live_attempt;  // The latest attempt if offered or running.
+  };
+  std::vector<Job> jobs;           // By id.
+  std::vector<PinRow> pins;
+  std::vector<WorkerRow> workers;
+  std::int64_t next_experiment_id = 1;
+  std::int64_t next_job_id = 1;
+};
+
 }  // namespace bitrung::db

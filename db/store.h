@@ -25,20 +25,6 @@ namespace bitrung::db {
 // Name of the file in the state directory.
 inline constexpr std::string_view kDatabaseFile = "bitrung.db";
 
-// Everything the core needs to go on after a restart.
-struct Snapshot {
-  struct Job {
-    JobSpecRow spec;               // spec_json, aliases left empty: the core does not need them.
-    JobStateRow state;
-    std::optional<AttemptRow> live_attempt;  // The latest attempt if offered or running.
-  };
-  std::vector<Job> jobs;           // By id.
-  std::vector<PinRow> pins;
-  std::vector<WorkerRow> workers;
-  std::int64_t next_experiment_id = 1;
-  std::int64_t next_job_id = 1;
-};
-
 // The writer. Not thread-safe; owned by the engine's thread.
 class Store {
  public:
