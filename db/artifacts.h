@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string_view>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -22,7 +23,9 @@ inline constexpr std::uint64_t kArtifactBytesMax = std::uint64_t{16} << 30;
 
 class ArtifactStore {
  public:
-  // Creates the directory if needed. Layout: ab/<64 hex digits> by the first two digits, partial/<64 hex digits>.
+  // Creates the directory if needed. Layout: ab/<64 hex digits> by the first two digits,
+  // partial/<64 hex digits> for uploads that have not ended, damaged/<64 hex digits> for what
+  // verify() found broken.
   static absl::StatusOr<ArtifactStore> open(const std::filesystem::path& directory);
 
   bool contains(const Digest& sha256) const;
@@ -43,10 +46,11 @@ class ArtifactStore {
     // Checks size and digest, makes it durable and visible. A mismatch deletes the partial (DATA_LOSS).
     virtual absl::Status commit() = 0;
   };
-  // Starts at `offset`, which must equal partial_size() (0 discards an old partial). size_bytes is of the whole.
+  // Starts at `offset`, which must equal partial_size() (0 discards an old partial), otherwise
+  // FAILED_PRECONDITION. size_bytes is of the whole. ALREADY_EXISTS if the artifact is complete.
   absl::StatusOr<std::unique_ptr<Upload>> begin(const Digest& sha256, std::uint64_t size_bytes, std::uint64_t offset);
 
-  // Takes a copy of a file; returns its digest and size.
+  // Takes a copy of a file; returns its digest and size. Fine if the same bytes are there already.
   struct Stored {
     Digest sha256;
     std::uint64_t size_bytes = 0;
@@ -57,9 +61,12 @@ class ArtifactStore {
   // file is moved aside so that it is never served again).
   absl::StatusOr<FileDescriptor> open_for_read(const Digest& sha256) const;
   absl::Status verify(const Digest& sha256);
+  // Marks as just used, for those who hand out path() without open_for_read(). Fine if absent.
+  void touch(const Digest& sha256) const;
 
   // Removes least recently used artifacts until at most `bytes_max` remain; for caches only. Files opened meanwhile stay
-  // readable. Returns the bytes removed. `keep` is asked for each candidate.
+  // readable. Returns the bytes removed. `keep` is asked for each candidate; true spares it. It may be null.
+  // The last use is the file's access time, set by open_for_read(), touch(), verify() and put_file().
   absl::StatusOr<std::uint64_t> shrink_to(std::uint64_t bytes_max, bool (*keep)(const Digest&, void*), void* context);
 
  private:

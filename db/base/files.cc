@@ -38,6 +38,7 @@ absl::Status errno_status(std::string_view what, const std::filesystem::path& pa
       return absl::PermissionDeniedError(text);
     case ENOSPC:
     case EDQUOT:
+    case EFBIG:
       return absl::ResourceExhaustedError(text);
     default:
       return absl::UnavailableError(text);

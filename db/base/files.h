@@ -30,7 +30,8 @@ class FileDescriptor {
 };
 
 // "open /path: No space left on device" with the status code that errno stands for:
-// ENOENT NOT_FOUND, EACCES PERMISSION_DENIED, ENOSPC and EDQUOT RESOURCE_EXHAUSTED, everything else UNAVAILABLE.
+// ENOENT NOT_FOUND, EACCES PERMISSION_DENIED, ENOSPC, EDQUOT and EFBIG RESOURCE_EXHAUSTED,
+// everything else UNAVAILABLE.
 absl::Status errno_status(std::string_view what, const std::filesystem::path& path, int error);
 
 // Whole content of a regular file; refuses more than size_max bytes (RESOURCE_EXHAUSTED, naming both).
