@@ -1,0 +1,110 @@
+#include "client/experiment/experiment.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <system_error>
+
+#include "client/experiment/document.h"
+#include "client/experiment/expand.h"
+#include "client/experiment/network.h"
+#include "client/experiment/text.h"
+#include "client/experiment/yaml_tree.h"
+#include "db/base/check.h"
+#include "db/base/files.h"
+#include "db/base/status.h"
+
+namespace bitrung::client {
+
+absl::StatusOr<Override> parse_override(std::string_view text) {
+  const std::size_t equals = text.find('=');
+  const std::string_view path = text.substr(0, equals);
+  if (equals == std::string_view::npos || path.empty() || path.starts_with('.') ||
+      path.ends_with('.') || path.find("..") != std::string_view::npos) {
+    return absl::InvalidArgumentError(fmt::format(
+        "--set {}: expected OPTION=VALUE, such as defaults.epochs=1 or jobs.NAME.bits=4", text));
+  }
+  return Override(path, text.substr(equals + 1));
+}
+
+absl::StatusOr<Graph> load_experiment(const std::filesystem::path& file,
+                                      const std::vector<Override>& overrides) {
+  const std::string name = file.string();
+  std::error_code error;
+  const auto status = std::filesystem::status(file, error);
+  if (status.type() == std::filesystem::file_type::not_found) {
+    return absl::NotFoundError(fmt::format("{}: there is no such file", name));
+  }
+  if (!error && status.type() != std::filesystem::file_type::regular) {
+    const bool is_directory = status.type() == std::filesystem::file_type::directory;
+    return absl::InvalidArgumentError(
+        fmt::format("{} is {}; expected an experiment file", name,
+                    is_directory ? "a directory" : "not a regular file"));
+  }
+  const std::uintmax_t bytes = error ? 0 : std::filesystem::file_size(file, error);
+  if (!error && bytes > kFileBytesMax) {
+    return absl::ResourceExhaustedError(fmt::format(
+        "{}: the file has {} bytes, the limit is {}; a sweep or a ladder says the same in a "
+        "few lines",
+        name, with_separators(bytes), with_separators(kFileBytesMax)));
+  }
+  BITRUNG_ASSIGN_OR_RETURN(const std::string text, read_file(file, kFileBytesMax));
+  return parse_experiment(text, name, file.parent_path(), overrides);
+}
+
+absl::StatusOr<Graph> parse_experiment(std::string_view text, std::string_view display_name,
+                                       const std::filesystem::path& directory,
+                                       const std::vector<Override>& overrides) {
+  std::vector<std::string> override_texts;
+  for (const auto& [path, value] : overrides) {
+    override_texts.push_back(fmt::format("{}={}", path, value));
+  }
+  const Source source{std::string(display_name), std::move(override_texts)};
+  BITRUNG_ASSIGN_OR_RETURN(YamlNode root, parse_yaml(text, source, -1));
+  for (std::size_t i = 0; i < overrides.size(); ++i) {
+    BITRUNG_RETURN_IF_ERROR(apply_override(root, overrides[i], static_cast<int>(i), source));
+  }
+  BITRUNG_ASSIGN_OR_RETURN(const Document document, read_document(root, source));
+  BITRUNG_ASSIGN_OR_RETURN(Graph graph, expand(document, directory, source));
+  graph.source_yaml = text;
+  return graph;
+}
+
+double training_flops(const Graph& graph, std::size_t job_index) {
+  const Job& job = graph.jobs.at(job_index);
+  const auto spec = nlohmann::json::parse(job.spec_json);
+  const DatasetInfo dataset = dataset_info(job.dataset);
+  std::int64_t images = spec.at("train_images").get<std::int64_t>();
+  if (images == 0) {
+    images = job.dataset == "synthetic"
+                 ? spec.at("synthetic").at("train_images").get<std::int64_t>()
+                 : dataset.train_images;
+  }
+  images -= spec.at("validation").get<std::int64_t>();
+
+  // Forward once, backward twice that: the gradients of the input and of the weights.
+  auto macs = 3.0 * static_cast<double>(forward_macs(job.model, dataset));
+  for (const Input& input : job.inputs) {
+    if (input.role != InputRole::kTeacher) continue;
+    const std::string teacher = input.job ? graph.jobs.at(*input.job).model
+                                          : spec.at("teacher").at("model").get<std::string>();
+    macs += static_cast<double>(forward_macs(teacher, dataset));
+  }
+  return 2.0 * macs * static_cast<double>(images) * static_cast<double>(job.epochs);
+}
+
+std::size_t critical_path_length(const Graph& graph) {
+  std::vector<std::size_t> length(graph.jobs.size(), 0);
+  std::size_t longest = 0;
+  for (const std::size_t job : parents_first(graph.jobs)) {
+    for (const Input& input : graph.jobs[job].inputs) {
+      if (input.job) length[job] = std::max(length[job], length[*input.job]);
+    }
+    longest = std::max(longest, ++length[job]);
+  }
+  return longest;
+}
+
+}  // namespace bitrung::client
