@@ -1,0 +1,85 @@
+#include "worker/train/data/batch.h"
+
+#include <algorithm>
+#include <array>
+
+#include "db/base/check.h"
+#include "worker/train/random.h"
+
+namespace bitrung::train {
+
+namespace {
+
+constexpr int kPadding = 4;
+constexpr std::array<float, kImageChannels> kMean = {0.507F, 0.487F, 0.441F};
+constexpr std::array<float, kImageChannels> kDeviation = {0.267F, 0.256F, 0.276F};
+
+using NormalTable = std::array<std::array<float, 256>, kImageChannels>;
+
+NormalTable make_table() {
+  NormalTable table{};
+  for (std::size_t c = 0; c < kImageChannels; ++c) {
+    for (std::size_t byte = 0; byte < 256; ++byte) {
+      table[c][byte] = (static_cast<float>(byte) / 255.0F - kMean[c]) / kDeviation[c];
+    }
+  }
+  return table;
+}
+
+const NormalTable kTable = make_table();
+
+}  // namespace
+
+std::vector<std::uint32_t> epoch_order(std::span<const std::uint32_t> indices, std::uint64_t seed,
+                                       std::int64_t epoch) {
+  std::vector<std::uint32_t> order(indices.begin(), indices.end());
+  RandomStream random(Purpose::kShuffle, {seed, static_cast<std::uint64_t>(epoch)});
+  for (std::size_t i = order.size(); i > 1; --i) {
+    std::swap(order[i - 1], order[random.below(static_cast<std::uint32_t>(i))]);
+  }
+  return order;
+}
+
+Placement augmentation_at(bool crop, bool flip, std::uint64_t seed, std::int64_t epoch,
+                          std::int64_t position) {
+  RandomStream random(Purpose::kAugment, {seed, static_cast<std::uint64_t>(epoch),
+                                          static_cast<std::uint64_t>(position)});
+  // All three are always drawn, so that adding "flip" does not change the crops.
+  const auto dy = static_cast<int>(random.below(2 * kPadding + 1));
+  const auto dx = static_cast<int>(random.below(2 * kPadding + 1));
+  const bool mirrored = random.below(2) == 1;
+  Placement placement;
+  if (crop) {
+    placement.dy = dy;
+    placement.dx = dx;
+  }
+  placement.flip = flip && mirrored;
+  return placement;
+}
+
+void write_image(const std::uint8_t* image, const Placement& placement, float* out) {
+  BITRUNG_CHECK(placement.dy >= 0 && placement.dy <= 2 * kPadding && placement.dx >= 0 &&
+                placement.dx <= 2 * kPadding);
+  const int top = placement.dy - kPadding;
+  const int left = placement.dx - kPadding;
+  // Columns of the window that lie inside the image: [first, last).
+  const int first = std::max(0, -left);
+  const int last = std::min(kImageSide, kImageSide - left);
+  for (int row = 0; row < kImageSide; ++row, out += kImageSide * kImageChannels) {
+    const int source_row = row + top;
+    const bool row_inside = source_row >= 0 && source_row < kImageSide;
+    for (std::size_t c = 0; c < kImageChannels; ++c) {
+      const std::array<float, 256>& table = kTable[c];
+      const std::uint8_t* const source =
+          image + c * kImagePixels + (row_inside ? source_row * kImageSide : 0);
+      float* const target = out + c;
+      for (int column = 0; column < kImageSide; ++column) {
+        const bool inside = row_inside && column >= first && column < last;
+        const int target_column = placement.flip ? kImageSide - 1 - column : column;
+        target[target_column * kImageChannels] = table[inside ? source[column + left] : 0];
+      }
+    }
+  }
+}
+
+}  // namespace bitrung::train

@@ -1,0 +1,71 @@
+// Image sets as raw bytes in memory, and how to load or make them.
+//
+// No augmentation and no normalisation here (batch.h), no LibTorch. A Dataset never changes after
+// it is made, so any number of threads may read it; the cache belongs to the thread that trains.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "worker/train/spec.h"
+
+namespace bitrung::train {
+
+inline constexpr int kImageSide = 32;
+inline constexpr int kImageChannels = 3;
+inline constexpr std::size_t kImagePixels = std::size_t{kImageSide} * kImageSide;
+inline constexpr std::size_t kImageBytes = kImagePixels * kImageChannels;
+
+// n images of 3 x 32 x 32 bytes (planes red, green, blue; rows from the top) with a label each.
+struct ImageSet {
+  std::vector<std::uint8_t> pixels;  // n * kImageBytes
+  std::vector<std::uint8_t> labels;  // n
+
+  std::int64_t size() const { return static_cast<std::int64_t>(labels.size()); }
+  const std::uint8_t* image(std::int64_t index) const {
+    return pixels.data() + static_cast<std::size_t>(index) * kImageBytes;
+  }
+};
+
+struct Dataset {
+  ImageSet training;
+  ImageSet test;
+};
+
+// Reads the binary version of CIFAR-10 or CIFAR-100 from data_dir. Throws Failure(kUserError) for
+// missing, truncated or inconsistent files, naming the file and what to do.
+Dataset load_cifar(const std::string& dataset, const std::filesystem::path& data_dir);
+
+// The procedural data set: 32 x 32 colour images of 10 classes, a pure function of the options,
+// made with integer arithmetic only so that every machine makes the same bytes. See synthetic.cc
+// for what the images show.
+Dataset make_synthetic(const SyntheticOptions& options);
+
+// Keeps the data set of the last job, since the next job of a sweep nearly always wants the same
+// one.
+class DatasetCache {
+ public:
+  // The data set that the spec names. Reads the files again if their size or modification time has
+  // changed.
+  std::shared_ptr<const Dataset> get(const Spec& spec, const std::filesystem::path& data_dir);
+
+ private:
+  std::string key_;
+  std::shared_ptr<const Dataset> dataset_;
+};
+
+// Which training images are trained on and which are held out to choose the best epoch.
+struct Split {
+  std::vector<std::uint32_t> training;    // Ascending indices into Dataset::training.
+  std::vector<std::uint32_t> validation;  // Ascending, disjoint from `training`.
+};
+
+// Takes the first `limit` images (0: all) and holds `validation` of them out. A function of these
+// numbers alone, so that all seeds are compared on the same images. Throws Failure(kUserError) if
+// nothing would be left to train on or there are fewer images than `limit`.
+Split split_training_images(std::int64_t images, std::int64_t limit, std::int64_t validation);
+
+}  // namespace bitrung::train

@@ -1,0 +1,142 @@
+// Each image shows its class as a faint texture: two crossing gratings (triangle waves) whose
+// directions and periods belong to the class, at a random phase and in random colours, beside a
+// grating of another class, under noise. A network has to find oriented patterns in noise, so that
+// accuracy falls as bits are taken away.
+#include <algorithm>
+#include <array>
+
+#include "worker/train/data/dataset.h"
+#include "worker/train/random.h"
+
+namespace bitrung::train {
+
+namespace {
+
+constexpr int kClasses = 10;
+
+// Phase steps a pixel to the right and down, in 1/65536 of a period.
+struct Grating {
+  std::int32_t step_x;
+  std::int32_t step_y;
+};
+
+using ClassTexture = std::array<Grating, 2>;
+
+// Triangle wave of a 16-bit phase: -16384 .. 16384.
+std::int32_t triangle(std::uint32_t phase) {
+  const auto wrapped = static_cast<std::int32_t>(phase & 0xffffU);
+  return (wrapped < 32768 ? wrapped : 65536 - wrapped) - 16384;
+}
+
+// Unit vectors at multiples of 18 degrees, times 1024: written out, since the last bit of a
+// library's sine may differ from machine to machine.
+constexpr std::array<std::array<std::int32_t, 2>, kClasses> kDirections = {{{1024, 0},
+                                                                            {974, 316},
+                                                                            {828, 602},
+                                                                            {602, 828},
+                                                                            {316, 974},
+                                                                            {0, 1024},
+                                                                            {-316, 974},
+                                                                            {-602, 828},
+                                                                            {-828, 602},
+                                                                            {-974, 316}}};
+
+Grating make_grating(std::size_t direction, std::int32_t period_pixels_times_16) {
+  const std::int32_t step = 65536 * 16 / period_pixels_times_16;
+  return {kDirections[direction][0] * step / 1024, kDirections[direction][1] * step / 1024};
+}
+
+std::array<ClassTexture, kClasses> make_textures(std::uint64_t seed) {
+  // Which class has which directions is drawn, so that seeds give different data sets.
+  std::array<std::size_t, kClasses> order{};
+  for (std::size_t i = 0; i < kClasses; ++i) {
+    order[i] = i;
+  }
+  RandomStream random(Purpose::kSyntheticClass, {seed});
+  for (std::size_t i = kClasses; i > 1; --i) {
+    std::swap(order[i - 1], order[random.below(static_cast<std::uint32_t>(i))]);
+  }
+  std::array<ClassTexture, kClasses> textures{};
+  for (std::size_t i = 0; i < kClasses; ++i) {
+    textures[i] = {make_grating(order[i], 80), make_grating((order[i] + 3) % kClasses, 112)};
+  }
+  return textures;
+}
+
+struct Strengths {
+  std::int32_t texture;
+  std::int32_t distractor;
+  std::int32_t noise;
+};
+
+void draw_image(const std::array<ClassTexture, kClasses>& textures, std::size_t label,
+                RandomStream& random, std::uint8_t* pixels) {
+  constexpr Strengths kStrength = {34, 18, 60};
+  const std::size_t other = (label + 1 + random.below(kClasses - 1)) % kClasses;
+  struct Layer {
+    Grating grating;
+    std::uint32_t phase;
+    std::array<std::int32_t, kImageChannels> colour;  // In units of 1/256.
+  };
+  const auto layer = [&random](const Grating& grating, std::int32_t strength) {
+    Layer result{grating, static_cast<std::uint32_t>(random.next() >> 48), {}};
+    for (std::int32_t& c : result.colour) {
+      c = strength * (128 + static_cast<std::int32_t>(random.below(256))) / 256;
+    }
+    return result;
+  };
+  const std::array<Layer, 3> layers = {
+      layer(textures[label][0], kStrength.texture), layer(textures[label][1], kStrength.texture),
+      layer(textures[other][random.below(2)], kStrength.distractor)};
+  std::array<std::int32_t, kImageChannels> base{};
+  for (std::int32_t& c : base) {
+    c = 96 + static_cast<std::int32_t>(random.below(64));
+  }
+  for (int y = 0; y < kImageSide; ++y) {
+    for (int x = 0; x < kImageSide; ++x) {
+      std::array<std::int32_t, 3> waves{};
+      for (std::size_t i = 0; i < layers.size(); ++i) {
+        // Two's complement wraps as a phase should.
+        waves[i] =
+            triangle(layers[i].phase + static_cast<std::uint32_t>(x * layers[i].grating.step_x +
+                                                                  y * layers[i].grating.step_y));
+      }
+      const std::uint64_t noise_bits = random.next();
+      for (std::size_t c = 0; c < kImageChannels; ++c) {
+        std::int32_t value = base[c] * 16384;
+        for (std::size_t i = 0; i < layers.size(); ++i) {
+          value += waves[i] * layers[i].colour[c];
+        }
+        // Sum of two uniform bytes, minus their mean: a triangular distribution of -255 .. 255.
+        const auto noise = static_cast<std::int32_t>((noise_bits >> (16 * c)) & 0xffU) +
+                           static_cast<std::int32_t>((noise_bits >> (16 * c + 8)) & 0xffU) - 255;
+        value += noise * kStrength.noise * 64;
+        pixels[c * kImagePixels + static_cast<std::size_t>(y * kImageSide + x)] =
+            static_cast<std::uint8_t>(std::clamp(value / 16384, 0, 255));
+      }
+    }
+  }
+}
+
+ImageSet make_set(const SyntheticOptions& options, std::uint64_t part, std::int64_t images) {
+  const std::array<ClassTexture, kClasses> textures = make_textures(options.seed);
+  ImageSet set;
+  set.pixels.resize(static_cast<std::size_t>(images) * kImageBytes);
+  set.labels.resize(static_cast<std::size_t>(images));
+  for (std::size_t i = 0; i < set.labels.size(); ++i) {
+    // A stream of its own for each image: the first N images do not depend on how many are made.
+    RandomStream random(Purpose::kSyntheticImage, {options.seed, part, i});
+    const std::size_t label = random.below(kClasses);
+    set.labels[i] = static_cast<std::uint8_t>(label);
+    draw_image(textures, label, random, set.pixels.data() + i * kImageBytes);
+  }
+  return set;
+}
+
+}  // namespace
+
+Dataset make_synthetic(const SyntheticOptions& options) {
+  return {make_set(options, 0, options.train_images), make_set(options, 1, options.test_images)};
+}
+
+}  // namespace bitrung::train

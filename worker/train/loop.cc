@@ -1,0 +1,525 @@
+#include "worker/train/loop.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <deque>
+#include <new>
+
+#include "db/base/check.h"
+#include "worker/train/checkpoint.h"
+#include "worker/train/data/batch.h"
+#include "worker/train/failure.h"
+#include "worker/train/loss.h"
+#include "worker/train/nn/resnet.h"
+#include "worker/train/resume.h"
+#include "worker/train/schedule.h"
+#include "worker/train/sgd.h"
+
+namespace bitrung::train {
+
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+// Points are means over this many steps.
+constexpr std::int64_t kWindowSteps = 10;
+// A progress event at least once a second is promised; a step of half a second may come in between.
+constexpr std::chrono::milliseconds kProgressInterval{500};
+constexpr std::int64_t kEvaluationBatch = 250;
+constexpr std::size_t kResumeStatesKept = 2;
+// Images that one thread writes at a time: 16 take about 50 us.
+constexpr std::int64_t kImagesPerTask = 16;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// A batch of images and labels on the host, filled again and again.
+class HostBatch {
+ public:
+  explicit HostBatch(std::int64_t size)
+      : images_(at::empty({size, kImageChannels, kImageSide, kImageSide},
+                          at::TensorOptions().dtype(at::kFloat), at::MemoryFormat::ChannelsLast)),
+        labels_(at::empty({size}, at::kLong)) {}
+
+  // Fills the first indices.size() places; place(i) says how image i is moved.
+  template <typename Place>
+  void fill(const ImageSet& set, std::span<const std::uint32_t> indices, const Place& place) {
+    float* const pixels = images_.data_ptr<float>();  // channels_last: (N,32,32,3) in memory.
+    std::int64_t* const labels = labels_.data_ptr<std::int64_t>();
+    const auto count = static_cast<std::int64_t>(indices.size());
+    BITRUNG_CHECK(count <= labels_.size(0));
+    at::parallel_for(0, count, kImagesPerTask, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) {
+        const std::uint32_t index = indices[static_cast<std::size_t>(i)];
+        write_image(set.image(index), place(i),
+                    pixels + i * static_cast<std::int64_t>(kImageBytes));
+        labels[i] = set.labels[index];
+      }
+    });
+  }
+
+  at::Tensor images(std::int64_t count) const {
+    return images_.narrow(0, 0, count);
+  }  // (count,3,32,32)
+  at::Tensor labels(std::int64_t count) const { return labels_.narrow(0, 0, count); }  // (count)
+
+ private:
+  at::Tensor images_;
+  at::Tensor labels_;
+};
+
+std::vector<std::uint32_t> all_indices(const ImageSet& set) {
+  std::vector<std::uint32_t> indices(set.labels.size());
+  for (std::size_t i = 0; i < indices.size(); ++i) {
+    indices[i] = static_cast<std::uint32_t>(i);
+  }
+  return indices;
+}
+
+std::vector<NamedTensor> copy_of(const std::vector<NamedTensor>& tensors) {
+  std::vector<NamedTensor> copy;
+  for (const NamedTensor& tensor : tensors) {
+    copy.push_back({tensor.name, tensor.tensor.detach().clone()});
+  }
+  return copy;
+}
+
+class Training {
+ public:
+  Training(const Job& job, const at::Device& device, std::shared_ptr<const Dataset> dataset,
+           Observer& observer)
+      : job_(job),
+        spec_(job.spec),
+        device_(device),
+        dataset_(std::move(dataset)),
+        observer_(observer),
+        split_(
+            split_training_images(dataset_->training.size(), spec_.train_images, spec_.validation)),
+        test_indices_(all_indices(dataset_->test)),
+        batch_size_(std::min(spec_.batch_size, static_cast<std::int64_t>(split_.training.size()))),
+        steps_per_epoch_(static_cast<std::int64_t>(split_.training.size()) / batch_size_),
+        batch_(batch_size_),
+        evaluation_batch_(kEvaluationBatch) {
+    load_teacher();
+    if (!try_resume()) {
+      start_afresh();
+    }
+  }
+
+  Outcome run() {
+    start_ = Clock::now();
+    carried_seconds_ = counters_.duration_seconds;
+    observer_.started(counters_.epoch, spec_.epochs, spec_.epochs * steps_per_epoch_);
+    while (counters_.epoch < spec_.epochs) {
+      if (const StopRequest stop = run_epoch(); stop != StopRequest::kNone) {
+        return stopped(stop);
+      }
+    }
+    return finish();
+  }
+
+ private:
+  NetworkShape student_shape() const {
+    return {spec_.model, class_count(spec_.dataset), spec_.bits, spec_.method};
+  }
+
+  void load_teacher() {
+    const bool needed = spec_.distill.has_value() || spec_.init == Init::kTeacher;
+    if (!needed) {
+      if (job_.teacher) {
+        observer_.log("the teacher is not used: the spec has neither distill nor init \"teacher\"");
+      }
+      return;
+    }
+    if (!job_.teacher) {
+      fail_user_error(std::string("the spec needs a teacher (") +
+                      (spec_.distill ? "distill" : "init \"teacher\"") +
+                      "), and the command names no teacher file");
+    }
+    const std::string what = "teacher " + job_.teacher->string();
+    teacher_file_ = read_checkpoint(*job_.teacher, what);
+    if (spec_.distill) {
+      teacher_ = std::make_unique<ResNet>(checkpoint_shape(teacher_file_, what, spec_), 0, device_);
+      load_network(teacher_file_, what, *teacher_);
+    }
+  }
+
+  void make_student() {
+    student_ = std::make_unique<ResNet>(student_shape(), spec_.seed, device_);
+    optimizer_ = std::make_unique<Sgd>(spec_.optimizer, student_->parameters());
+    counters_ = Counters{};
+    best_.clear();
+  }
+
+  void start_afresh() {
+    make_student();
+    if (spec_.init == Init::kTeacher) {
+      load_network(teacher_file_, "init from teacher " + job_.teacher->string(), *student_);
+    } else if (spec_.init != Init::kScratch) {
+      if (!job_.init) {
+        fail_user_error("the spec's init needs a checkpoint, and the command names no init file");
+      }
+      const std::string what = "init " + job_.init->string();
+      load_network(read_checkpoint(*job_.init, what), what, *student_);
+    }
+    teacher_file_ = {};
+  }
+
+  // A resume state that cannot be used costs time, not the attempt: the training then starts
+  // afresh.
+  bool try_resume() {
+    if (!job_.resume) {
+      return false;
+    }
+    make_student();
+    std::string reason;
+    try {
+      TensorGroups tensors{student_->state(), optimizer_->momentum(), {}};
+      counters_ = restore(read_safetensors(*job_.resume), spec_, tensors);
+      best_ = std::move(tensors.best);
+      if (counters_.epoch >= 0 && counters_.epoch < spec_.epochs && counters_.step_in_epoch >= 0 &&
+          counters_.step_in_epoch <= steps_per_epoch_) {
+        teacher_file_ = {};
+        return true;
+      }
+      reason = "its position is outside the training";
+    } catch (const SafetensorsError& error) {
+      reason = error.what();
+    } catch (const Failure& failure) {
+      reason = failure.what();
+    }
+    observer_.log("cannot resume from " + job_.resume->string() + ": " + reason +
+                  "; training starts afresh");
+    return false;
+  }
+
+  std::int64_t steps_done() const {
+    return counters_.epoch * steps_per_epoch_ + counters_.step_in_epoch;
+  }
+
+  // Runs what is left of the epoch, its evaluation and its resume state.
+  StopRequest run_epoch() {
+    const std::vector<std::uint32_t> order =
+        epoch_order(split_.training, spec_.seed, counters_.epoch);
+    const double rate = learning_rate_at(spec_.schedule, spec_.optimizer.learning_rate,
+                                         counters_.epoch, spec_.epochs);
+    while (counters_.step_in_epoch < steps_per_epoch_) {
+      run_step(order, rate);
+      if (const StopRequest stop = observer_.stop_requested(); stop != StopRequest::kNone) {
+        return stop;
+      }
+    }
+    if (const StopRequest stop = evaluate_epoch(); stop != StopRequest::kNone) {
+      return stop;
+    }
+    ++counters_.epoch;
+    counters_.step_in_epoch = 0;
+    counters_.correct = 0;
+    counters_.seen = 0;
+    if (counters_.epoch < spec_.epochs) {
+      save_resume();
+      observer_.checkpoint(counters_.epoch, resume_paths_.back());
+    }
+    return StopRequest::kNone;
+  }
+
+  void run_step(const std::vector<std::uint32_t>& order, double rate) {
+    const Clock::time_point step_start = Clock::now();
+    const std::int64_t first = counters_.step_in_epoch * batch_size_;
+    const std::span<const std::uint32_t> indices(order.data() + first,
+                                                 static_cast<std::size_t>(batch_size_));
+    batch_.fill(dataset_->training, indices, [&](std::int64_t i) {
+      return augmentation_at(spec_.augment_crop, spec_.augment_flip, spec_.seed, counters_.epoch,
+                             first + i);
+    });
+    const at::Tensor images = batch_.images(batch_size_).to(device_);  // (N,3,32,32)
+    const at::Tensor labels = batch_.labels(batch_size_).to(device_);  // (N)
+
+    at::Tensor teacher_logits;
+    if (teacher_) {
+      const at::NoGradGuard no_grad;
+      teacher_logits = teacher_->forward(images, /*training=*/false);  // (N,classes)
+    }
+    const at::Tensor logits = student_->forward(images, /*training=*/true);  // (N,classes)
+    const Loss loss = batch_loss(logits, labels, spec_.distill, teacher_logits);
+    loss.total.backward();
+    optimizer_->step(rate);
+
+    ++counters_.step_in_epoch;
+    counters_.seen += batch_size_;
+    counters_.trained_images += batch_size_;
+    pending_.push_back({steps_done(), loss.total.detach(), loss.distillation,
+                        logits.detach().argmax(1).eq(labels).sum()});
+    const bool window_ends = steps_done() % kWindowSteps == 0;
+    // Reading a value makes a GPU wait; there the values of a window are read together.
+    if (device_.is_cpu() || window_ends || counters_.step_in_epoch == steps_per_epoch_) {
+      read_pending();
+    }
+    const double seconds = seconds_since(step_start);
+    counters_.step_seconds += seconds;
+    counters_.window_seconds += seconds;
+    ++counters_.window_steps;
+    if (window_ends || steps_done() == spec_.epochs * steps_per_epoch_) {
+      report_window(rate);
+    }
+    report_progress();
+  }
+
+  struct PendingValues {
+    std::int64_t step;
+    at::Tensor loss;
+    at::Tensor distillation;
+    at::Tensor correct;
+  };
+
+  void read_pending() {
+    for (const PendingValues& values : pending_) {
+      const auto loss = values.loss.item<double>();
+      if (!std::isfinite(loss)) {
+        throw Failure(FailureClass::kDiverged,
+                      "the training loss became " + std::to_string(loss) + " at step " +
+                          std::to_string(values.step) + " of " +
+                          std::to_string(spec_.epochs * steps_per_epoch_) + ", in epoch " +
+                          std::to_string(counters_.epoch + 1) +
+                          "; a lower learning rate or warm-up epochs may help");
+      }
+      counters_.window_loss += loss;
+      if (values.distillation.defined()) {
+        counters_.window_distillation += values.distillation.item<double>();
+      }
+      counters_.correct += values.correct.item<std::int64_t>();
+    }
+    pending_.clear();
+  }
+
+  void report_window(double rate) {
+    const auto steps = static_cast<double>(counters_.window_steps);
+    rate_images_per_second_ = steps * static_cast<double>(batch_size_) / counters_.window_seconds;
+    std::vector<Point> points = {{"train_loss", steps_done(), counters_.window_loss / steps},
+                                 {"learning_rate", steps_done(), rate},
+                                 {"images_per_second", steps_done(), rate_images_per_second_}};
+    if (spec_.distill) {
+      points.push_back({"distill_loss", steps_done(), counters_.window_distillation / steps});
+    }
+    send_points(points);
+    counters_.window_loss = 0.0;
+    counters_.window_distillation = 0.0;
+    counters_.window_steps = 0;
+    counters_.window_seconds = 0.0;
+  }
+
+  void send_points(std::vector<Point>& points) {
+    std::erase_if(points, [](const Point& point) { return !std::isfinite(point.value); });
+    if (!points.empty()) {
+      observer_.points(points);
+    }
+  }
+
+  // Reports now and then; cheap to call at any rate.
+  void report_progress() {
+    if (Clock::now() - last_progress_ < kProgressInterval) {
+      return;
+    }
+    last_progress_ = Clock::now();
+    const std::int64_t steps = spec_.epochs * steps_per_epoch_;
+    const double step_images_per_second = rate_images_per_second_ > 0.0
+                                              ? rate_images_per_second_
+                                              : static_cast<double>(counters_.trained_images) /
+                                                    std::max(counters_.step_seconds, 1e-9);
+    std::optional<double> eta_seconds;
+    if (counters_.trained_images > 0) {
+      eta_seconds =
+          static_cast<double>((steps - steps_done()) * batch_size_) / step_images_per_second +
+          static_cast<double>(spec_.epochs - counters_.epoch) * evaluation_seconds_;
+    }
+    const std::int64_t epoch = std::min(counters_.epoch + 1, spec_.epochs);
+    observer_.progress(
+        {epoch, spec_.epochs, steps_done(), steps, step_images_per_second, accuracy_, eta_seconds});
+  }
+
+  // Evaluates the validation and test images after an epoch and keeps the best. A stop request ends
+  // it early; it is then done again on resume.
+  StopRequest evaluate_epoch() {
+    const Clock::time_point evaluation_start = Clock::now();
+    Best now{counters_.epoch + 1, std::nullopt, {}};
+    std::vector<Point> points = {
+        {"train_accuracy", steps_done(),
+         100.0 * static_cast<double>(counters_.correct) /
+             static_cast<double>(std::max<std::int64_t>(counters_.seen, 1))}};
+    if (!split_.validation.empty()) {
+      now.validation.emplace();
+      const StopRequest stop =
+          evaluate(dataset_->training, split_.validation, "validation", *now.validation);
+      if (stop != StopRequest::kNone) {
+        return stop;
+      }
+      points.push_back({"validation_accuracy", steps_done(), now.validation->accuracy});
+      points.push_back({"validation_loss", steps_done(), now.validation->loss});
+    }
+    if (const StopRequest stop = evaluate(dataset_->test, test_indices_, "test", now.test);
+        stop != StopRequest::kNone) {
+      return stop;
+    }
+    points.push_back({"test_accuracy", steps_done(), now.test.accuracy});
+    points.push_back({"test_loss", steps_done(), now.test.loss});
+    evaluation_seconds_ = seconds_since(evaluation_start);
+    accuracy_ = now.validation ? now.validation->accuracy : now.test.accuracy;
+    send_points(points);
+    // The test set never chooses: without validation images the last epoch is the best.
+    const bool is_best = !counters_.best || !now.validation ||
+                         now.validation->accuracy >= counters_.best->validation->accuracy;
+    if (is_best) {
+      counters_.best = now;
+      if (now.validation) {
+        best_ = copy_of(student_->state());
+      }
+    }
+    return StopRequest::kNone;
+  }
+
+  StopRequest evaluate(const ImageSet& set, std::span<const std::uint32_t> indices,
+                       const std::string& name, Evaluation& result) {
+    const at::NoGradGuard no_grad;
+    std::int64_t correct = 0;
+    double loss = 0.0;
+    const auto count = static_cast<std::int64_t>(indices.size());
+    for (std::int64_t first = 0; first < count; first += kEvaluationBatch) {
+      const std::int64_t size = std::min(kEvaluationBatch, count - first);
+      evaluation_batch_.fill(
+          set, indices.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(size)),
+          [](std::int64_t) { return Placement{}; });
+      const at::Tensor labels = evaluation_batch_.labels(size).to(device_);
+      const at::Tensor logits = student_->forward(evaluation_batch_.images(size).to(device_),
+                                                  /*training=*/false);  // (N,classes)
+      correct += logits.argmax(1).eq(labels).sum().item<std::int64_t>();
+      loss += at::cross_entropy_loss(logits, labels, {}, at::Reduction::Sum).item<double>();
+      report_progress();
+      if (const StopRequest stop = observer_.stop_requested(); stop != StopRequest::kNone) {
+        return stop;
+      }
+    }
+    result.accuracy = 100.0 * static_cast<double>(correct) / static_cast<double>(count);
+    result.loss = loss / static_cast<double>(count);
+    if (!std::isfinite(result.loss)) {
+      throw Failure(FailureClass::kDiverged, "the " + name + " loss became " +
+                                                 std::to_string(result.loss) + " at step " +
+                                                 std::to_string(steps_done()) + ", after epoch " +
+                                                 std::to_string(counters_.epoch + 1));
+    }
+    return StopRequest::kNone;
+  }
+
+  double duration_seconds() const { return carried_seconds_ + seconds_since(start_); }
+
+  void save_resume() {
+    read_pending();
+    counters_.duration_seconds = duration_seconds();
+    const fs::path path =
+        job_.work_dir / ("resume-" + std::to_string(counters_.epoch) + ".safetensors");
+    write_safetensors(
+        path, make_resume(counters_, {student_->state(), optimizer_->momentum(), best_}, spec_));
+    std::erase(resume_paths_, path);
+    resume_paths_.push_back(path);
+    while (resume_paths_.size() > kResumeStatesKept) {
+      std::error_code ignored;  // A file that stays costs room only.
+      fs::remove(resume_paths_.front(), ignored);
+      resume_paths_.pop_front();
+    }
+  }
+
+  Outcome stopped(StopRequest stop) {
+    if (stop == StopRequest::kCancel) {
+      return {Ending::kCancelled, {}, counters_.epoch, std::nullopt};
+    }
+    save_resume();
+    return {Ending::kPreempted, resume_paths_.back(), counters_.epoch, std::nullopt};
+  }
+
+  Outcome finish() {
+    BITRUNG_CHECK(counters_.best.has_value());
+    const Best& best = *counters_.best;
+    const fs::path path = job_.work_dir / "model.safetensors";
+    write_safetensors(
+        path, make_checkpoint(best_.empty() ? student_->state() : best_, spec_, best.epoch));
+    TrainingResult result{};
+    result.test_accuracy = best.test.accuracy;
+    if (best.validation) {
+      result.validation_accuracy = best.validation->accuracy;
+    }
+    result.test_loss = best.test.loss;
+    result.best_epoch = best.epoch;
+    result.duration_seconds = duration_seconds();
+    result.images_per_second =
+        static_cast<double>(counters_.trained_images) / std::max(counters_.step_seconds, 1e-9);
+    return {Ending::kSucceeded, path, spec_.epochs, result};
+  }
+
+  const Job& job_;
+  const Spec& spec_;
+  const at::Device device_;
+  const std::shared_ptr<const Dataset> dataset_;
+  Observer& observer_;
+  const Split split_;
+  const std::vector<std::uint32_t> test_indices_;
+  const std::int64_t batch_size_;
+  const std::int64_t steps_per_epoch_;
+  HostBatch batch_;
+  HostBatch evaluation_batch_;
+
+  SafetensorsFile teacher_file_;  // Emptied once nothing needs it.
+  std::unique_ptr<ResNet> teacher_;
+  std::unique_ptr<ResNet> student_;
+  std::unique_ptr<Sgd> optimizer_;
+  Counters counters_;
+  std::vector<NamedTensor> best_;  // Only with validation images.
+  std::vector<PendingValues> pending_;
+  std::deque<fs::path> resume_paths_;
+
+  Clock::time_point start_;
+  double carried_seconds_ = 0.0;
+  Clock::time_point last_progress_;
+  double rate_images_per_second_ = 0.0;
+  double evaluation_seconds_ = 0.0;
+  std::optional<double> accuracy_;
+};
+
+at::Device parse_device(const std::string& device) {
+  try {
+    return at::Device(device);
+  } catch (const c10::Error& error) {
+    fail_user_error("device \"" + device + "\" is unknown: " + error.what_without_backtrace());
+  }
+}
+
+}  // namespace
+
+Outcome train(const Job& job, const std::string& device, DatasetCache& datasets,
+              Observer& observer) {
+  try {
+    if (std::error_code ignored; !fs::is_directory(job.work_dir, ignored)) {
+      fail_user_error("work directory " + job.work_dir.string() + " is not there");
+    }
+    quantization_method(
+        job.spec.method.weights);  // Known, or the job is refused before any data is read.
+    quantization_method(job.spec.method.activations);
+    Training training(job, parse_device(device), datasets.get(job.spec, job.data_dir), observer);
+    return training.run();
+  } catch (const std::bad_alloc&) {
+    throw Failure(FailureClass::kOutOfMemory, "the host has no memory left for this training");
+  } catch (const c10::Error& error) {
+    const std::string text = error.what_without_backtrace();
+    if (is_out_of_memory(error)) {
+      throw Failure(FailureClass::kOutOfMemory, text);
+    }
+    if (is_device_fault(error)) {
+      throw Failure(FailureClass::kDeviceFault, device + ": " + text);
+    }
+    // Neither memory nor device: the same job would fail the same way again.
+    throw Failure(FailureClass::kUserError, "LibTorch refused an operation: " + text);
+  }
+}
+
+}  // namespace bitrung::train

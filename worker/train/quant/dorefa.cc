@@ -1,0 +1,124 @@
+#include "worker/train/quant/dorefa.h"
+
+#include <limits>
+
+#include "db/base/check.h"
+
+namespace bitrung::train {
+
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+
+constexpr int kFullPrecisionBits = 32;
+
+double level_count(int bits) {
+  return static_cast<double>((std::int64_t{1} << bits) - 1);
+}
+
+class WeightFunction : public Function<WeightFunction> {
+ public:
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& w, double levels) {
+    const at::Tensor t = at::tanh(w);
+    const at::Tensor peak = t.abs().max();  // M, a scalar.
+    // A divisor of 0 would make NaN out of a tensor of zeros; the factor `peak` below still makes
+    // it 0.
+    const at::Tensor divisor = peak.clamp_min(std::numeric_limits<float>::min());
+    // The order of the operations is the study's, since another one moves values that lie on a tie.
+    at::Tensor q = t / 2;
+    q.div_(divisor).add_(0.5).mul_(levels).round_().div_(levels).mul_(2).sub_(1).mul_(peak);
+    context->save_for_backward({t});
+    return q;
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    const at::Tensor t = context->get_saved_variables()[0];
+    return {gradients[0] * (1 - t * t), at::Tensor()};
+  }
+};
+
+class BinaryWeightFunction : public Function<BinaryWeightFunction> {
+ public:
+  static at::Tensor forward(AutogradContext*, const at::Tensor& w) {
+    return w.sign().mul_(w.abs().mean());  // sign(w / E) = sign(w), and stays 0 where E is 0.
+  }
+
+  static variable_list backward(AutogradContext*, variable_list gradients) {
+    return {gradients[0]};
+  }
+};
+
+class ActivationFunction : public Function<ActivationFunction> {
+ public:
+  // levels == 1 stands for the sign.
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, double levels) {
+    context->save_for_backward({x});
+    at::Tensor y = x.clamp(0, 1);
+    return levels == 1.0 ? y.sign_() : y.mul_(levels).round_().div_(levels);
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    const at::Tensor x = context->get_saved_variables()[0];
+    return {gradients[0] * x.ge(0).logical_and_(x.le(1)), at::Tensor()};
+  }
+};
+
+class DorefaWeights : public WeightQuantizer {
+ public:
+  explicit DorefaWeights(int bits) : bits_(bits) {}
+
+  at::Tensor quantize(const at::Tensor& w) override {
+    if (bits_ == kFullPrecisionBits) {
+      return w;
+    }
+    return bits_ == 1 ? BinaryWeightFunction::apply(w)
+                      : WeightFunction::apply(w, level_count(bits_));
+  }
+
+ private:
+  int bits_;
+};
+
+class DorefaActivations : public ActivationQuantizer {
+ public:
+  explicit DorefaActivations(int bits) : bits_(bits) {}
+
+  at::Tensor quantize(const at::Tensor& x) override {
+    return bits_ == kFullPrecisionBits ? x : ActivationFunction::apply(x, level_count(bits_));
+  }
+
+  std::optional<UnitGrid> unit_grid() const override {
+    if (bits_ == kFullPrecisionBits) {
+      return UnitGrid{UnitGrid::Rounding::kNone, 0.0F};
+    }
+    if (bits_ == 1) {
+      return UnitGrid{UnitGrid::Rounding::kSign, 1.0F};
+    }
+    return UnitGrid{UnitGrid::Rounding::kNearest, static_cast<float>(level_count(bits_))};
+  }
+
+ private:
+  int bits_;
+};
+
+bool is_supported(int bits) {
+  return (bits >= 1 && bits <= 8) || bits == 16 || bits == kFullPrecisionBits;
+}
+
+}  // namespace
+
+MethodEntry dorefa_method() {
+  return {"dorefa",
+          [](int bits) -> std::unique_ptr<WeightQuantizer> {
+            BITRUNG_CHECK(is_supported(bits));
+            return std::make_unique<DorefaWeights>(bits);
+          },
+          [](int bits) -> std::unique_ptr<ActivationQuantizer> {
+            BITRUNG_CHECK(is_supported(bits));
+            return std::make_unique<DorefaActivations>(bits);
+          }};
+}
+
+}  // namespace bitrung::train

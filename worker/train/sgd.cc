@@ -1,0 +1,36 @@
+#include "worker/train/sgd.h"
+
+namespace bitrung::train {
+
+Sgd::Sgd(const OptimizerOptions& options, const std::vector<NamedTensor>& parameters)
+    : options_(options), parameters_(parameters) {
+  if (options_.momentum != 0.0) {
+    for (const NamedTensor& parameter : parameters_) {
+      momentum_.push_back({parameter.name, at::zeros_like(parameter.tensor.detach())});
+    }
+  }
+}
+
+void Sgd::step(double rate) {
+  const at::NoGradGuard no_grad;
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    at::Tensor& w = parameters_[i].tensor;
+    at::Tensor& gradient = w.mutable_grad();
+    if (!gradient.defined()) {
+      continue;
+    }
+    at::Tensor g = gradient;
+    gradient = at::Tensor();  // The next backward pass then stores its gradient without adding.
+    if (options_.weight_decay != 0.0) {
+      g = g.add(w, options_.weight_decay);
+    }
+    if (options_.momentum != 0.0) {
+      at::Tensor& m = momentum_[i].tensor;
+      m.mul_(options_.momentum).add_(g);
+      g = options_.nesterov ? g.add(m, options_.momentum) : m;
+    }
+    w.sub_(g, rate);
+  }
+}
+
+}  // namespace bitrung::train

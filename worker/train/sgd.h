@@ -1,0 +1,30 @@
+// Stochastic gradient descent with momentum, as torch.optim.SGD does it (dampening 0).
+#pragma once
+
+#include <vector>
+
+#include "worker/train/spec.h"
+#include "worker/train/torch_compat.h"
+
+namespace bitrung::train {
+
+// g = gradient + weight_decay * w;  m = momentum * m + g;  w -= rate * (nesterov ? g + momentum * m
+// : m). Weight decay acts on every parameter. m begins at zero, which equals PyTorch's first step.
+// Belongs to the thread that trains.
+class Sgd {
+ public:
+  Sgd(const OptimizerOptions& options, const std::vector<NamedTensor>& parameters);
+
+  // Applies and then drops the gradients. A parameter without a gradient is left alone.
+  void step(double rate);
+
+  // One buffer for each parameter, under the parameter's name; empty without momentum.
+  const std::vector<NamedTensor>& momentum() const { return momentum_; }
+
+ private:
+  OptimizerOptions options_;
+  std::vector<NamedTensor> parameters_;
+  std::vector<NamedTensor> momentum_;
+};
+
+}  // namespace bitrung::train
