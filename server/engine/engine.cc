@@ -1,0 +1,487 @@
+#include "server/engine/engine.h"
+
+#include <algorithm>
+#include <utility>
+
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/post.hpp>
+#include <fmt/format.h>
+
+#include "db/base/check.h"
+#include "db/base/status.h"
+#include "server/engine/inventory.h"
+
+namespace bitrung::engine {
+namespace {
+
+// A bound on what one transaction holds; what is left waits for the next turn, a few milliseconds later.
+constexpr std::size_t kInputsPerTurnMax = 4096;
+
+template <typename... Handlers>
+struct Overload : Handlers... {
+  using Handlers::operator()...;
+};
+template <typename... Handlers>
+Overload(Handlers...) -> Overload<Handlers...>;
+
+absl::Status stopping() { return absl::UnavailableError("the server is stopping; try again when it is back"); }
+
+}  // namespace
+
+Engine::Engine(db::Store& store, db::StoreReader& reader, core::Settings settings, Clock& clock, Publisher& publisher,
+               std::function<void(const absl::Status&)> on_failure)
+    : store_(store),
+      reader_(reader),
+      settings_(settings),
+      clock_(clock),
+      publisher_(publisher),
+      on_failure_(std::move(on_failure)) {}
+
+Engine::~Engine() = default;
+
+absl::Status Engine::load() {
+  BITRUNG_ASSIGN_OR_RETURN(const db::Snapshot snapshot, store_.load());
+  core_ = std::make_unique<core::Core>(settings_, snapshot, clock_.now());
+  take(core_->started());
+  BITRUNG_RETURN_IF_ERROR(write_rows());
+  if (turn_.in_transaction) BITRUNG_RETURN_IF_ERROR(store_.commit());
+  turn_ = Turn();  // Nobody listens yet, and no session is open.
+  wake_at_deadline();
+  return absl::OkStatus();
+}
+
+void Engine::run() {
+  BITRUNG_CHECK(core_ != nullptr);
+  const auto keep_running = boost::asio::make_work_guard(io_);
+  io_.run();
+  std::vector<Input> abandoned;
+  {
+    const std::lock_guard lock(inbox_mutex_);
+    ended_ = true;
+    abandoned = std::exchange(inbox_, {});
+  }
+  for (const Input& input : abandoned) {
+    if (input.abandon) input.abandon(stopping());
+  }
+}
+
+void Engine::stop() { io_.stop(); }
+
+void Engine::enqueue(Input input) {
+  bool ended = false;
+  {
+    const std::lock_guard lock(inbox_mutex_);
+    ended = ended_;
+    if (!ended) {
+      inbox_.push_back(std::move(input));
+      if (!std::exchange(turn_scheduled_, true)) boost::asio::post(io_, [this] { turn(); });
+    }
+  }
+  if (ended && input.abandon) input.abandon(stopping());
+}
+
+void Engine::turn() {
+  std::vector<Input> inputs;
+  {
+    const std::lock_guard lock(inbox_mutex_);
+    if (ended_) return;
+    if (inbox_.size() <= kInputsPerTurnMax) {
+      inputs = std::exchange(inbox_, {});
+      turn_scheduled_ = false;
+    } else {
+      const auto end = inbox_.begin() + kInputsPerTurnMax;
+      inputs.assign(std::make_move_iterator(inbox_.begin()), std::make_move_iterator(end));
+      inbox_.erase(inbox_.begin(), end);
+      boost::asio::post(io_, [this] { turn(); });
+    }
+  }
+
+  const absl::Status handled = handle_all(inputs);
+  if (!handled.ok()) {
+    for (const Input& input : inputs) {
+      if (input.abandon) input.abandon(handled);
+    }
+    fail(handled);
+    return;
+  }
+  // Durable now: speak. A reply may enqueue new inputs; they belong to the next turn.
+  Turn done = std::exchange(turn_, Turn());
+  for (const auto& perform : done.outbox) {
+    if (const absl::Status status = perform(); !status.ok()) return fail(status);
+  }
+  for (const JobId job : done.changed_jobs) {
+    if (core_->row(job).state != JobState::kRunning) publisher_.forget_progress(job);
+  }
+  for (const std::int64_t experiment : done.touched_experiments) publisher_.jobs_changed(ExperimentId{experiment});
+  wake_at_deadline();
+}
+
+absl::Status Engine::handle_all(std::vector<Input>& inputs) {
+  for (Input& input : inputs) BITRUNG_RETURN_IF_ERROR(input.handle(*this));
+  BITRUNG_RETURN_IF_ERROR(write_rows());
+  // Nobody may learn of a fact that a power cut could still undo: commit first, speak second.
+  // The core is ahead of the disk here, so an error ends the process and is never retried.
+  if (turn_.in_transaction) BITRUNG_RETURN_IF_ERROR(store_.commit());
+  return absl::OkStatus();
+}
+
+void Engine::fail(const absl::Status& status) {
+  std::vector<Input> abandoned;
+  {
+    const std::lock_guard lock(inbox_mutex_);
+    ended_ = true;
+    abandoned = std::exchange(inbox_, {});
+  }
+  for (const Input& input : abandoned) {
+    if (input.abandon) input.abandon(stopping());
+  }
+  io_.stop();
+  on_failure_(status);
+}
+
+void Engine::wake_at_deadline() {
+  const auto deadline = core_->next_deadline();
+  if (deadline == timer_deadline_) return;
+  timer_deadline_ = deadline;
+  timer_.cancel();
+  if (!deadline) return;
+  const auto wait = std::max(std::chrono::milliseconds(0), *deadline - clock_.now().monotonic);
+  timer_.expires_after(wait);
+  timer_.async_wait([this](const boost::system::error_code& error) {
+    if (error) return;
+    timer_deadline_.reset();
+    post(core::WakeUp{});
+  });
+}
+
+absl::Status Engine::ensure_transaction() {
+  if (turn_.in_transaction) return absl::OkStatus();
+  BITRUNG_RETURN_IF_ERROR(store_.begin());
+  turn_.in_transaction = true;
+  return absl::OkStatus();
+}
+
+absl::Status Engine::step(const core::Event& event) {
+  take(core_->step(event, clock_.now()));
+  return absl::OkStatus();
+}
+
+void Engine::take(core::Effects effects) {
+  for (core::Effect& effect : effects) {
+    std::visit(
+        Overload{
+            [](const core::AddExperiment&) {},  // record() has seen it.
+            [this](const core::SaveJob& save) {
+              if (turn_.changed_set.insert(number(save.job)).second) turn_.changed_jobs.push_back(save.job);
+              turn_.touched_experiments.insert(number(core_->experiment_of(save.job)));
+            },
+            [this](core::SaveAttempt& save) { turn_.attempts.push_back(std::move(save.row)); },
+            [this](core::SavePin& save) { turn_.pins.push_back(std::move(save.row)); },
+            [this](core::SaveWorker& save) { turn_.workers.push_back(std::move(save.worker_id)); },
+            [this](const core::SaveExperimentFinished& save) {
+              turn_.finished.push_back(save);
+              turn_.touched_experiments.insert(number(save.id));
+            },
+            [this](core::Send& sending) {
+              std::visit(Overload{[&](core::Offer& offer) {
+                                    turn_.outbox.push_back(
+                                        [this, session = sending.session, offer = std::move(offer)]() -> absl::Status {
+                                          BITRUNG_ASSIGN_OR_RETURN(FullOffer full, complete(offer));
+                                          send(session, std::move(full));
+                                          return absl::OkStatus();
+                                        });
+                                  },
+                                  [&](auto& message) { send_after_commit(sending.session, std::move(message)); }},
+                         sending.message);
+            },
+        },
+        effect);
+  }
+}
+
+absl::Status Engine::write_rows() {
+  if (turn_.changed_jobs.empty() && turn_.attempts.empty() && turn_.pins.empty() && turn_.workers.empty() &&
+      turn_.finished.empty()) {
+    return absl::OkStatus();
+  }
+  BITRUNG_RETURN_IF_ERROR(ensure_transaction());
+  for (const JobId job : turn_.changed_jobs) {
+    const auto found = turn_.new_jobs.find(number(job));
+    if (found == turn_.new_jobs.end()) {
+      BITRUNG_RETURN_IF_ERROR(store_.update_job(core_->row(job)));
+    } else {
+      BITRUNG_RETURN_IF_ERROR(store_.insert_job(found->second, core_->row(job)));
+      turn_.new_jobs.erase(found);
+    }
+  }
+  BITRUNG_CHECK(turn_.new_jobs.empty());  // The core saves every job it adds.
+  // Published after the commit, so the list stays; but nothing is written twice unless it changes again.
+  turn_.changed_set.clear();
+  for (const std::string& id : turn_.workers) {
+    const auto worker = core_->worker(id);
+    BITRUNG_CHECK(worker.has_value());
+    BITRUNG_RETURN_IF_ERROR(store_.save_worker({.id = id,
+                                                .name = worker->name,
+                                                .version = worker->version,
+                                                .draining = worker->draining,
+                                                .last_seen_ms = worker->last_seen_ms,
+                                                .inventory_json = inventory_json(*worker)}));
+  }
+  for (const db::PinRow& row : turn_.pins) BITRUNG_RETURN_IF_ERROR(store_.insert_pin(row));
+  for (const db::AttemptRow& row : turn_.attempts) BITRUNG_RETURN_IF_ERROR(store_.save_attempt(row));
+  for (const auto& finished : turn_.finished) {
+    BITRUNG_RETURN_IF_ERROR(store_.set_experiment_finished(finished.id, finished.finished_at_ms));
+  }
+  turn_.pins.clear();
+  turn_.attempts.clear();
+  turn_.workers.clear();
+  turn_.finished.clear();
+  return absl::OkStatus();
+}
+
+void Engine::send(SessionId session, ToWorker message) {
+  std::shared_ptr<SessionSink> sink;
+  {
+    const std::lock_guard lock(sinks_mutex_);
+    const auto found = sinks_.find(number(session));
+    if (found == sinks_.end()) return;  // It closed meanwhile; its next session is told again.
+    sink = found->second;
+  }
+  sink->send(std::move(message));
+}
+
+void Engine::send_after_commit(SessionId session, ToWorker message) {
+  turn_.outbox.push_back([this, session, message = std::move(message)] {
+    send(session, message);
+    return absl::OkStatus();
+  });
+}
+
+absl::StatusOr<FullOffer> Engine::complete(const core::Offer& offer) {
+  BITRUNG_ASSIGN_OR_RETURN(db::JobRow job, reader_.job(offer.key.job));
+  BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow experiment, reader_.experiment(job.spec.experiment));
+  return FullOffer{.offer = offer,
+                   .display_name = fmt::format("{}/{}", experiment.name, job.spec.name),
+                   .spec_json = std::move(job.spec.spec_json),
+                   .timeout_seconds = job.spec.timeout_seconds};
+}
+
+void Engine::submit(NewExperiment experiment, Reply<SubmitAnswer> reply) {
+  auto shared = std::make_shared<NewExperiment>(std::move(experiment));
+  enqueue({.handle = [shared, reply](Engine& engine) { return engine.record(std::move(*shared), reply); },
+           .abandon = [reply](const absl::Status& status) { reply(status); }});
+}
+
+absl::Status Engine::record(NewExperiment experiment, const Reply<SubmitAnswer>& reply) {
+  const auto answer = [&](absl::StatusOr<SubmitAnswer> value) {
+    turn_.outbox.push_back([reply, value = std::move(value)] {
+      reply(value);
+      return absl::OkStatus();
+    });
+    return absl::OkStatus();
+  };
+  BITRUNG_ASSIGN_OR_RETURN(const auto earlier, store_.find_request(experiment.request_id));
+  if (earlier) {
+    if (earlier->request_sha256 == experiment.request_sha256) return answer(SubmitAnswer{earlier->id, true});
+    return answer(absl::AlreadyExistsError(
+        fmt::format("request id {} was used for another submit, experiment {}; choose a new one",
+                    experiment.request_id, number(earlier->id))));
+  }
+  if (experiment.join_active) {
+    BITRUNG_ASSIGN_OR_RETURN(const auto active, store_.find_active(experiment.name, experiment.graph_sha256));
+    if (active) return answer(SubmitAnswer{*active, true});
+  }
+
+  BITRUNG_RETURN_IF_ERROR(ensure_transaction());
+  core::Effects effects =
+      core_->step(core::Submit{std::move(experiment.nodes)}, clock_.now());
+  const auto added = std::ranges::find_if(
+      effects, [](const core::Effect& effect) { return std::holds_alternative<core::AddExperiment>(effect); });
+  BITRUNG_CHECK(added != effects.end());
+  const auto& add = std::get<core::AddExperiment>(*added);
+  BITRUNG_CHECK(add.job_count == experiment.rows.size());
+  BITRUNG_RETURN_IF_ERROR(store_.insert_experiment({.id = add.id,
+                                                    .name = std::move(experiment.name),
+                                                    .request_id = std::move(experiment.request_id),
+                                                    .request_sha256 = experiment.request_sha256,
+                                                    .graph_sha256 = experiment.graph_sha256,
+                                                    .source_yaml = std::move(experiment.source_yaml),
+                                                    .submitted_at_ms = clock_.now().wall_ms,
+                                                    .finished_at_ms = 0}));
+  std::int64_t next = number(add.first_job);
+  for (db::JobSpecRow& row : experiment.rows) {
+    row.id = JobId{next++};
+    row.experiment = add.id;
+    for (db::InputRow& input : row.inputs) {
+      if (input.parent) input.parent = JobId{number(add.first_job) + number(*input.parent)};
+    }
+    turn_.new_jobs.emplace(number(row.id), std::move(row));
+  }
+  const SubmitAnswer result{add.id, false};
+  take(std::move(effects));
+  BITRUNG_RETURN_IF_ERROR(write_rows());  // A second submit of this turn must find it.
+  return answer(result);
+}
+
+Engine::Input Engine::change_jobs(core::Event event, Reply<std::uint32_t> reply) {
+  return {.handle =
+              [event = std::move(event), reply](Engine& engine) {
+                core::Effects effects = engine.core_->step(event, engine.clock_.now());
+                std::unordered_set<std::int64_t> changed;
+                for (const core::Effect& effect : effects) {
+                  if (const auto* save = std::get_if<core::SaveJob>(&effect)) changed.insert(number(save->job));
+                }
+                engine.take(std::move(effects));
+                engine.turn_.outbox.push_back([reply, count = static_cast<std::uint32_t>(changed.size())] {
+                  reply(count);
+                  return absl::OkStatus();
+                });
+                return absl::OkStatus();
+              },
+          .abandon = [reply](const absl::Status& status) { reply(status); }};
+}
+
+void Engine::cancel(std::vector<JobId> jobs, Reply<std::uint32_t> reply) {
+  enqueue(change_jobs(core::CancelJobs{std::move(jobs)}, std::move(reply)));
+}
+
+void Engine::retry(std::vector<JobId> jobs, Reply<std::uint32_t> reply) {
+  enqueue(change_jobs(core::RetryJobs{std::move(jobs)}, std::move(reply)));
+}
+
+template <typename T>
+void Engine::ask(Reply<T> reply, std::function<absl::StatusOr<T>(Engine&)> answer) {
+  enqueue({.handle =
+               [reply, answer = std::move(answer)](Engine& engine) {
+                 engine.turn_.outbox.push_back([reply, value = answer(engine)] {
+                   reply(value);
+                   return absl::OkStatus();
+                 });
+                 return absl::OkStatus();
+               },
+           .abandon = [reply](const absl::Status& status) { reply(status); }});
+}
+
+void Engine::drain(std::string worker, bool draining, Reply<core::WorkerInfo> reply) {
+  ask<core::WorkerInfo>(
+      std::move(reply), [worker = std::move(worker), draining](Engine& engine) -> absl::StatusOr<core::WorkerInfo> {
+        const std::vector<core::WorkerInfo> all = engine.core_->workers();
+        std::vector<const core::WorkerInfo*> matches;
+        for (const core::WorkerInfo& info : all) {
+          if (info.worker_id == worker || info.name == worker) matches.push_back(&info);
+        }
+        if (matches.empty()) {
+          return absl::NotFoundError(
+              fmt::format("there is no worker \"{}\"; `bitrung workers` lists them", worker));
+        }
+        if (matches.size() > 1) {
+          return absl::FailedPreconditionError(fmt::format(
+              "{} workers are named \"{}\"; use the id that `bitrung workers` shows", matches.size(), worker));
+        }
+        const std::string id = matches.front()->worker_id;
+        engine.take(engine.core_->step(core::SetDraining{id, draining}, engine.clock_.now()));
+        return *engine.core_->worker(id);
+      });
+}
+
+void Engine::explain(JobId job, Reply<std::vector<core::Reason>> reply) {
+  ask<std::vector<core::Reason>>(
+      std::move(reply), [job](Engine& engine) -> absl::StatusOr<std::vector<core::Reason>> {
+        if (!engine.core_->contains(job)) {
+          return absl::NotFoundError(fmt::format("there is no job {}", number(job)));
+        }
+        return engine.core_->explain(job, engine.clock_.now());
+      });
+}
+
+void Engine::workers(Reply<std::vector<core::WorkerInfo>> reply) {
+  ask<std::vector<core::WorkerInfo>>(
+      std::move(reply),
+      [](Engine& engine) -> absl::StatusOr<std::vector<core::WorkerInfo>> { return engine.core_->workers(); });
+}
+
+SessionId Engine::open_session(std::shared_ptr<SessionSink> sink) {
+  const std::lock_guard lock(sinks_mutex_);
+  const SessionId id{next_session_++};
+  sinks_.emplace(number(id), std::move(sink));
+  return id;
+}
+
+void Engine::post(core::Event event) {
+  enqueue({.handle = [event = std::move(event)](Engine& engine) {
+    BITRUNG_RETURN_IF_ERROR(engine.step(event));
+    if (const auto* closed = std::get_if<core::SessionClosed>(&event)) {
+      const std::lock_guard lock(engine.sinks_mutex_);
+      engine.sinks_.erase(number(closed->session));
+    }
+    return absl::OkStatus();
+  }});
+}
+
+void Engine::progress(SessionId session, core::AttemptKey key, Progress progress) {
+  progress.attempt = key.attempt;
+  enqueue({.handle = [session, key, progress](Engine& engine) {
+    if (!engine.core_->speaks_for(session, key)) return absl::OkStatus();
+    engine.turn_.outbox.push_back([&engine, key, progress] {
+      engine.publisher_.progress_changed(engine.core_->experiment_of(key.job), key.job, progress);
+      return absl::OkStatus();
+    });
+    return absl::OkStatus();
+  }});
+}
+
+absl::Status Engine::append(SessionId session, core::AttemptKey key,
+                            const std::function<absl::StatusOr<std::uint64_t>()>& write,
+                            std::function<void(std::uint64_t)> recorded) {
+  if (!core_->speaks_for(session, key)) {
+    send_after_commit(session, core::Fence{key});
+    return absl::OkStatus();
+  }
+  BITRUNG_RETURN_IF_ERROR(ensure_transaction());
+  const absl::StatusOr<std::uint64_t> watermark = write();
+  if (absl::IsOutOfRange(watermark.status())) {
+    // A gap: the worker is ahead of what is recorded. Its session starts over and repeats from the watermark.
+    send_after_commit(session, core::CloseSession{std::string(message(watermark.status()))});
+    return absl::OkStatus();
+  }
+  if (!watermark.ok()) return watermark.status();
+  turn_.outbox.push_back([recorded = std::move(recorded), watermark = *watermark] {
+    recorded(watermark);
+    return absl::OkStatus();
+  });
+  return absl::OkStatus();
+}
+
+void Engine::points(SessionId session, core::AttemptKey key, std::uint64_t first_sequence,
+                    std::vector<db::PointRow> points) {
+  auto rows = std::make_shared<const std::vector<db::PointRow>>(std::move(points));
+  enqueue({.handle = [session, key, first_sequence, rows](Engine& engine) {
+    return engine.append(
+        session, key, [&] { return engine.store_.append_points(key.job, key.attempt, first_sequence, *rows); },
+        [&engine, session, key, rows](std::uint64_t watermark) {
+          engine.send(session, PointsRecorded{key, watermark});
+          engine.publisher_.points_recorded(engine.core_->experiment_of(key.job), {key, rows});
+        });
+  }});
+}
+
+void Engine::logs(SessionId session, core::AttemptKey key, std::uint64_t first_line, std::vector<db::LogRow> lines) {
+  auto rows = std::make_shared<const std::vector<db::LogRow>>(std::move(lines));
+  enqueue({.handle = [session, key, first_line, rows](Engine& engine) {
+    return engine.append(
+        session, key, [&] { return engine.store_.append_logs(key.job, key.attempt, first_line, *rows); },
+        [&engine, session, key](std::uint64_t watermark) {
+          engine.send(session, LogsRecorded{key, watermark});
+          engine.publisher_.logs_recorded(engine.core_->experiment_of(key.job), key.job);
+        });
+  }});
+}
+
+void Engine::artifact_stored(Digest sha256, std::uint64_t size_bytes) {
+  enqueue({.handle = [sha256, size_bytes](Engine& engine) -> absl::Status {
+    BITRUNG_RETURN_IF_ERROR(engine.ensure_transaction());
+    return engine.store_.record_artifact(sha256, size_bytes, engine.clock_.now().wall_ms);
+  }});
+}
+
+}  // namespace bitrung::engine

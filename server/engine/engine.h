@@ -1,0 +1,189 @@
+// The loop around the core: events in, one transaction per turn, then replies, offers and publications.
+//
+// The order is the guarantee: what a turn decided is durable before anyone is told. A turn takes everything that has
+// arrived since the last one, so commits are grouped under load and immediate when idle; there is no timer in that path.
+// Any store error ends the engine (memory is ahead of the disk then): it reports once and does nothing more.
+//
+// Thread-safe: the public functions may be called from any thread; replies and sinks are called on the engine's thread,
+// inside run(). Does not know gRPC.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <variant>
+#include <vector>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "db/store.h"
+#include "server/core/core.h"
+#include "server/engine/publisher.h"
+
+namespace bitrung::engine {
+
+// Time, as the core wants it. Monotonic time counts suspended time too.
+class Clock {
+ public:
+  virtual ~Clock() = default;
+  virtual core::Now now() = 0;
+};
+
+// The machine's clocks (CLOCK_BOOTTIME and CLOCK_REALTIME).
+std::unique_ptr<Clock> make_system_clock();
+
+// An offer with everything a worker needs.
+struct FullOffer {
+  core::Offer offer;
+  std::string display_name;
+  std::string spec_json;
+  double timeout_seconds = 0;
+};
+struct PointsRecorded {
+  core::AttemptKey key;
+  std::uint64_t watermark = 0;
+};
+struct LogsRecorded {
+  core::AttemptKey key;
+  std::uint64_t watermark = 0;
+};
+using ToWorker = std::variant<core::Welcome, FullOffer, core::Cancel, core::Fence, core::HeartbeatReply,
+                              core::OutcomeReply, core::CloseSession, PointsRecorded, LogsRecorded>;
+
+// Where a session's messages go. Called on the engine's thread, in order; must not block.
+class SessionSink {
+ public:
+  virtual ~SessionSink() = default;
+  virtual void send(ToWorker message) = 0;
+};
+
+// A checked graph to record. rows[i] and nodes[i] describe the same job; rows' ids, experiment and parents are filled in by
+// the engine, from nodes[i].parents.
+struct NewExperiment {
+  std::string request_id;
+  std::string name;
+  std::string source_yaml;
+  Digest request_sha256;
+  Digest graph_sha256;
+  bool join_active = false;
+  std::vector<db::JobSpecRow> rows;
+  std::vector<core::NewJob> nodes;
+};
+struct SubmitAnswer {
+  ExperimentId id{};
+  bool already_submitted = false;
+};
+
+class Engine {
+ public:
+  template <typename T>
+  using Reply = std::function<void(absl::StatusOr<T>)>;
+
+  // `on_failure` is called at most once, from run(), with the error that ended the engine.
+  Engine(db::Store& store, db::StoreReader& reader, core::Settings settings, Clock& clock, Publisher& publisher,
+         std::function<void(const absl::Status&)> on_failure);
+  ~Engine();
+
+  // Loads the store and performs what the start itself changed. Before run(), from the same thread.
+  absl::Status load();
+  // Serves until stop() or a failure.
+  void run();
+  // Ends run() after the turn in progress. Replies still waiting get UNAVAILABLE.
+  void stop();
+
+  void submit(NewExperiment experiment, Reply<SubmitAnswer> reply);
+  // Number of jobs changed.
+  void cancel(std::vector<JobId> jobs, Reply<std::uint32_t> reply);
+  void retry(std::vector<JobId> jobs, Reply<std::uint32_t> reply);
+  void drain(std::string worker, bool draining, Reply<core::WorkerInfo> reply);
+  void explain(JobId job, Reply<std::vector<core::Reason>> reply);
+  void workers(Reply<std::vector<core::WorkerInfo>> reply);
+
+  // Registers a session; its sink is dropped after SessionClosed was posted for it.
+  SessionId open_session(std::shared_ptr<SessionSink> sink);
+  void post(core::Event event);
+  void progress(SessionId session, core::AttemptKey key, Progress progress);
+  void points(SessionId session, core::AttemptKey key, std::uint64_t first_sequence, std::vector<db::PointRow> points);
+  void logs(SessionId session, core::AttemptKey key, std::uint64_t first_line, std::vector<db::LogRow> lines);
+  // Notes a complete artifact for people who read the database.
+  void artifact_stored(Digest sha256, std::uint64_t size_bytes);
+
+ private:
+  struct Input {
+    std::function<absl::Status(Engine&)> handle;                // In the turn; an error ends the engine.
+    std::function<void(const absl::Status&)> abandon = nullptr;  // Instead, when the engine has ended.
+  };
+
+  void enqueue(Input input);
+  void turn();
+  absl::Status handle_all(std::vector<Input>& inputs);
+  void fail(const absl::Status& status);
+  void wake_at_deadline();
+
+  // Steps the core and takes note of the rows and messages it names.
+  absl::Status step(const core::Event& event);
+  void take(core::Effects effects);
+  // Writes the rows noted so far, parents before what refers to them.
+  absl::Status write_rows();
+  absl::Status ensure_transaction();
+  absl::Status record(NewExperiment experiment, const Reply<SubmitAnswer>& reply);
+  Input change_jobs(core::Event event, Reply<std::uint32_t> reply);
+  // Rows of an attempt's spool: written if its session speaks for it, else fenced. `recorded` runs after the commit.
+  absl::Status append(SessionId session, core::AttemptKey key,
+                      const std::function<absl::StatusOr<std::uint64_t>()>& write,
+                      std::function<void(std::uint64_t)> recorded);
+  void send(SessionId session, ToWorker message);
+  void send_after_commit(SessionId session, ToWorker message);
+  absl::StatusOr<FullOffer> complete(const core::Offer& offer);
+
+  // An input that only asks: answered after the commit of its turn.
+  template <typename T>
+  void ask(Reply<T> reply, std::function<absl::StatusOr<T>(Engine&)> answer);
+
+  db::Store& store_;
+  db::StoreReader& reader_;
+  const core::Settings settings_;
+  Clock& clock_;
+  Publisher& publisher_;
+  const std::function<void(const absl::Status&)> on_failure_;
+
+  boost::asio::io_context io_{1};
+  boost::asio::steady_timer timer_{io_};
+  std::optional<std::chrono::milliseconds> timer_deadline_;
+
+  std::mutex inbox_mutex_;
+  std::vector<Input> inbox_;
+  bool turn_scheduled_ = false;
+  bool ended_ = false;  // No more inputs are taken.
+
+  // What the running turn has still to write and to say. Engine's thread only.
+  struct Turn {
+    bool in_transaction = false;
+    std::vector<JobId> changed_jobs;                             // In order of first change.
+    std::unordered_set<std::int64_t> changed_set;
+    std::unordered_map<std::int64_t, db::JobSpecRow> new_jobs;   // Not inserted yet, by number.
+    std::vector<db::PinRow> pins;
+    std::vector<db::AttemptRow> attempts;                        // In order: an old attempt ends before a new one lives.
+    std::vector<std::string> workers;
+    std::vector<core::SaveExperimentFinished> finished;
+    std::unordered_set<std::int64_t> touched_experiments;        // To be published.
+    std::vector<std::function<absl::Status()>> outbox;           // After the commit, in order.
+  };
+  Turn turn_;
+  std::unique_ptr<core::Core> core_;
+
+  std::mutex sinks_mutex_;
+  std::int64_t next_session_ = 1;
+  std::unordered_map<std::int64_t, std::shared_ptr<SessionSink>> sinks_;
+};
+
+}  // namespace bitrung::engine

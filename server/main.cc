@@ -1,0 +1,234 @@
+// bitrung-server: the coordinator. This file alone names concrete classes and puts them together.
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <csignal>
+
+#include <atomic>
+#include <chrono>
+#include <filesystem>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <fmt/format.h>
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/grpcpp.h>
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include "db/artifacts.h"
+#include "db/base/status.h"
+#include "db/store.h"
+#include "server/auth/authority.h"
+#include "server/engine/engine.h"
+#include "server/engine/publisher.h"
+#include "server/listen_address.h"
+#include "server/rpc/context.h"
+#include "server/rpc/services.h"
+
+namespace bitrung {
+namespace {
+
+constexpr std::chrono::milliseconds kHeartbeatInterval{1000};
+constexpr std::chrono::milliseconds kDrainOnStop{2000};
+constexpr std::size_t kReaderThreads = 2;
+// Above the largest legal submit; the limit that people meet is the one on jobs.
+constexpr int kMessageBytesMax = 64 << 20;
+
+struct Options {
+  std::filesystem::path state_directory;
+  std::vector<std::string> listen;
+  std::filesystem::path token_file;
+  bool die_with_parent = false;
+  std::string log_level = "info";
+  double lease_seconds = 60;
+};
+
+// Two servers on one directory would both believe themselves: the second is refused.
+absl::StatusOr<FileDescriptor> lock_state_directory(const std::filesystem::path& directory) {
+  const std::filesystem::path file = directory / "server.lock";
+  FileDescriptor fd(::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (!fd.valid()) return errno_status("open", file, errno);
+  if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
+    return absl::FailedPreconditionError(fmt::format(
+        "another bitrung-server works on {}; stop it, or choose another --state-dir", directory.string()));
+  }
+  return fd;
+}
+
+absl::Status die_with_parent() {
+  const pid_t parent = ::getppid();
+  if (::prctl(PR_SET_PDEATHSIG, SIGTERM) != 0) return absl::InternalError("prctl(PR_SET_PDEATHSIG) failed");
+  if (parent == 1 || ::getppid() != parent) return absl::CancelledError("the parent process has ended");
+  return absl::OkStatus();
+}
+
+std::unique_ptr<grpc::Server> start_grpc(const std::vector<ListenAddress>& addresses,
+                                         const std::vector<std::unique_ptr<grpc::Service>>& services,
+                                         std::vector<std::string>& listening, absl::Status& status) {
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::ServerBuilder builder;
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // Else two servers can share a port without an error.
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5'000);
+  builder.SetMaxReceiveMessageSize(kMessageBytesMax);
+  std::vector<int> ports(addresses.size(), 0);
+  for (std::size_t i = 0; i < addresses.size(); ++i) {
+    builder.AddListeningPort(addresses[i].grpc_address(), grpc::InsecureServerCredentials(), &ports[i]);
+  }
+  for (const auto& service : services) builder.RegisterService(service.get());
+  const mode_t old_mask = ::umask(0177);  // The socket is for this user alone.
+  std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+  ::umask(old_mask);
+  for (std::size_t i = 0; i < addresses.size(); ++i) {
+    if (server == nullptr || ports[i] == 0) {
+      status = absl::UnavailableError(fmt::format(
+          "cannot listen on {}: the port is in use or the address is not this machine's; choose another --listen",
+          addresses[i].text()));
+      return nullptr;
+    }
+    listening.push_back(addresses[i].text_with_port(ports[i]));
+  }
+  return server;
+}
+
+absl::Status serve(const Options& options) {
+  if (options.die_with_parent) BITRUNG_RETURN_IF_ERROR(die_with_parent());
+  std::vector<ListenAddress> addresses;
+  bool needs_token = false;
+  for (const std::string& text : options.listen) {
+    BITRUNG_ASSIGN_OR_RETURN(ListenAddress address, parse_listen_address(text));
+    needs_token |= !address.is_unix();
+    addresses.push_back(std::move(address));
+  }
+  BITRUNG_RETURN_IF_ERROR(make_directories(options.state_directory, 0700));
+  BITRUNG_ASSIGN_OR_RETURN(const FileDescriptor lock, lock_state_directory(options.state_directory));
+  for (const ListenAddress& address : addresses) BITRUNG_RETURN_IF_ERROR(address.remove_stale_socket());
+
+  auth::Authority authority;
+  if (needs_token) {
+    const std::filesystem::path file =
+        options.token_file.empty() ? options.state_directory / "token" : options.token_file;
+    BITRUNG_ASSIGN_OR_RETURN(const std::string token, auth::load_or_create_token(file));
+    authority = auth::Authority(token);
+    spdlog::info("clients and workers need --token-file {}", file.string());
+  }
+
+  BITRUNG_ASSIGN_OR_RETURN(const auto store, db::Store::open(options.state_directory));
+  BITRUNG_ASSIGN_OR_RETURN(const auto engine_reader, db::StoreReader::open(options.state_directory));
+  BITRUNG_ASSIGN_OR_RETURN(const auto reader, db::StoreReader::open(options.state_directory));
+  BITRUNG_ASSIGN_OR_RETURN(db::ArtifactStore artifacts, db::ArtifactStore::open(options.state_directory / "artifacts"));
+
+  const auto clock = engine::make_system_clock();
+  engine::Publisher publisher;
+  core::Settings settings;
+  settings.term = store->term();
+  settings.lease = std::chrono::milliseconds(static_cast<std::int64_t>(options.lease_seconds * 1000));
+  absl::Status failure;
+  engine::Engine engine(*store, *engine_reader, settings, *clock, publisher,
+                        [&failure](const absl::Status& status) { failure = status; });
+  BITRUNG_RETURN_IF_ERROR(engine.load());
+
+  boost::asio::thread_pool pool(kReaderThreads);
+  const rpc::Context context{.engine = engine,
+                             .publisher = publisher,
+                             .reader = *reader,
+                             .artifacts = artifacts,
+                             .authority = authority,
+                             .pool = pool,
+                             .version = BITRUNG_VERSION,
+                             .term = store->term(),
+                             .lease = settings.lease,
+                             .heartbeat_interval = kHeartbeatInterval};
+  std::vector<std::unique_ptr<grpc::Service>> services;
+  services.push_back(rpc::make_artifact_service(context));
+  services.push_back(rpc::make_experiment_service(context));
+  services.push_back(rpc::make_fleet_service(context));
+  services.push_back(rpc::make_job_service(context));
+  services.push_back(rpc::make_results_service(context));
+  services.push_back(rpc::make_worker_service(context));
+
+  // The engine's thread serves from here on; this thread waits for a signal.
+  std::thread engine_thread([&engine] { engine.run(); });
+  boost::asio::io_context signals;
+  boost::asio::signal_set stop_signals(signals, SIGINT, SIGTERM);
+  stop_signals.async_wait([&signals](const boost::system::error_code&, int) { signals.stop(); });
+
+  absl::Status status;
+  std::vector<std::string> listening;
+  const auto server = start_grpc(addresses, services, listening, status);
+  if (status.ok()) {
+    for (const std::string& address : listening) {
+      spdlog::info("listening on {} (term {}, state in {})", address, store->term(), options.state_directory.string());
+      fmt::print("listening on {}\n", address);
+    }
+    std::fflush(stdout);
+    std::thread watch_engine([&] {
+      engine_thread.join();
+      signals.stop();
+    });
+    signals.run();
+    spdlog::info("stopping");
+    server->Shutdown(std::chrono::system_clock::now() + kDrainOnStop);
+    engine.stop();
+    watch_engine.join();
+  } else {
+    engine.stop();
+    engine_thread.join();
+  }
+  pool.join();
+  if (!failure.ok()) return failure;
+  return status;
+}
+
+}  // namespace
+}  // namespace bitrung
+
+int main(int argc, char** argv) {
+  std::signal(SIGPIPE, SIG_IGN);
+  bitrung::Options options;
+  CLI::App app{"bitrung-server: schedules experiments and keeps their results.", "bitrung-server"};
+  app.footer(
+      "Examples:\n"
+      "  bitrung-server --state-dir /srv/bitrung --listen unix:/srv/bitrung/server.sock\n"
+      "  bitrung-server --state-dir /srv/bitrung --listen 127.0.0.1:7420\n\n"
+      "A TCP listener is for this machine only and wants a token, written to STATE_DIR/token at the first start:\n"
+      "pass it to clients and workers with --token-file. Reach it from elsewhere through ssh -L 7420:127.0.0.1:7420 HOST.");
+  app.set_version_flag("--version", std::string("bitrung-server ") + BITRUNG_VERSION);
+  app.add_option("--state-dir", options.state_directory, "Where the database and the artifacts lie; created if missing")
+      ->required();
+  app.add_option("--listen", options.listen, "unix:PATH or 127.0.0.1:PORT (0 picks a free one); repeatable")->required();
+  app.add_option("--token-file", options.token_file, "Token for TCP clients; default STATE_DIR/token");
+  app.add_option("--lease", options.lease_seconds, "Seconds until the jobs of a silent worker are given to another")
+      ->check(CLI::Range(1.0, 86400.0))
+      ->capture_default_str();
+  app.add_option("--log-level", options.log_level, "trace, debug, info, warn or error")
+      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}))
+      ->capture_default_str();
+  app.add_flag("--die-with-parent", options.die_with_parent, "Stop when the starting process ends");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    const int code = app.exit(error);
+    return code == 0 ? 0 : 2;
+  }
+  spdlog::set_default_logger(spdlog::stderr_color_mt("server"));
+  spdlog::set_pattern("%Y-%m-%d %H:%M:%S.%e %l %v");
+  spdlog::set_level(spdlog::level::from_str(options.log_level));
+
+  const absl::Status status = bitrung::serve(options);
+  if (!status.ok()) {
+    fmt::print(stderr, "bitrung-server: {}\n", bitrung::message(status));
+    return 1;
+  }
+  return 0;
+}

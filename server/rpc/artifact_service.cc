@@ -1,0 +1,165 @@
+// ArtifactService: moves immutable bytes in chunks of 1 MiB, resumable, checked by digest.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <memory>
+
+#include <fmt/format.h>
+
+#include "bitrung/v1/artifact_service.grpc.pb.h"
+#include "db/base/status.h"
+#include "server/rpc/convert.h"
+#include "server/rpc/pull_stream.h"
+#include "server/rpc/services.h"
+
+namespace bitrung::rpc {
+namespace {
+
+constexpr std::size_t kChunkBytesMax = std::size_t{1} << 20;
+
+class UploadStream final : public grpc::ServerReadReactor<v1::UploadArtifactRequest> {
+ public:
+  UploadStream(const Context& context, v1::UploadArtifactResponse* response) : context_(context), response_(response) {
+    StartRead(&request_);
+  }
+
+ private:
+  void OnReadDone(bool ok) override {
+    const absl::Status status = ok ? take(request_) : finish();
+    if (!status.ok() || !ok || complete_) {
+      upload_.reset();
+      Finish(to_grpc(status));
+    } else {
+      StartRead(&request_);
+    }
+  }
+
+  absl::Status take(const v1::UploadArtifactRequest& request) {
+    if (request.data().size() > kChunkBytesMax) {
+      return absl::ResourceExhaustedError(
+          fmt::format("a chunk has {} bytes, the limit is {}", request.data().size(), kChunkBytesMax));
+    }
+    if (!started_) {
+      started_ = true;
+      BITRUNG_ASSIGN_OR_RETURN(sha256_, parse_digest(request.sha256(), "sha256"));
+      size_ = request.size_bytes();
+      if (context_.artifacts.contains(sha256_)) {
+        complete_ = true;
+        response_->set_size_bytes(size_);
+        return absl::OkStatus();
+      }
+      BITRUNG_ASSIGN_OR_RETURN(upload_, context_.artifacts.begin(sha256_, size_, request.offset()));
+    }
+    return upload_->append(request.data());
+  }
+
+  absl::Status finish() {
+    if (!upload_) return absl::InvalidArgumentError("the upload ended before it named its artifact");
+    BITRUNG_RETURN_IF_ERROR(upload_->commit());
+    context_.engine.artifact_stored(sha256_, size_);
+    response_->set_size_bytes(size_);
+    return absl::OkStatus();
+  }
+
+  void OnDone() override { delete this; }
+
+  const Context& context_;
+  v1::UploadArtifactResponse* const response_;
+  v1::UploadArtifactRequest request_;
+  bool started_ = false;
+  bool complete_ = false;
+  Digest sha256_;
+  std::uint64_t size_ = 0;
+  std::unique_ptr<db::ArtifactStore::Upload> upload_;
+};
+
+class RefusedUpload final : public grpc::ServerReadReactor<v1::UploadArtifactRequest> {
+ public:
+  explicit RefusedUpload(const grpc::Status& status) { Finish(status); }
+  void OnDone() override { delete this; }
+};
+
+class DownloadStream final : public PullStream<v1::DownloadArtifactResponse> {
+ public:
+  DownloadStream(const Context& context, FileDescriptor file, std::uint64_t size, std::uint64_t offset)
+      : PullStream(context.pool), file_(std::move(file)), size_(size), offset_(offset) {}
+
+ private:
+  Next produce(v1::DownloadArtifactResponse& message, grpc::Status& end) override {
+    if (!first_ && offset_ >= size_) return Next::kEnd;
+    std::string& data = *message.mutable_data();
+    data.resize(std::min<std::uint64_t>(kChunkBytesMax, size_ - offset_));
+    const ssize_t got = ::pread(file_.get(), data.data(), data.size(), static_cast<off_t>(offset_));
+    if (got < 0 || static_cast<std::size_t>(got) != data.size()) {
+      end = {grpc::StatusCode::DATA_LOSS, fmt::format("the artifact's file ends or fails at byte {}", offset_)};
+      return Next::kEnd;
+    }
+    if (first_) message.set_size_bytes(size_);
+    first_ = false;
+    offset_ += data.size();
+    return Next::kMessage;
+  }
+
+  const FileDescriptor file_;
+  const std::uint64_t size_;
+  std::uint64_t offset_;
+  bool first_ = true;
+};
+
+class ArtifactServiceImpl final : public v1::ArtifactService::CallbackService {
+ public:
+  explicit ArtifactServiceImpl(const Context& context) : context_(context) {}
+
+  grpc::ServerReadReactor<v1::UploadArtifactRequest>* UploadArtifact(grpc::CallbackServerContext* call,
+                                                                     v1::UploadArtifactResponse* response) override {
+    if (const grpc::Status status = context_.authority.check(*call); !status.ok()) return new RefusedUpload(status);
+    return new UploadStream(context_, response);
+  }
+
+  grpc::ServerWriteReactor<v1::DownloadArtifactResponse>* DownloadArtifact(
+      grpc::CallbackServerContext* call, const v1::DownloadArtifactRequest* request) override {
+    if (const grpc::Status status = context_.authority.check(*call); !status.ok()) {
+      return new RefusedStream<v1::DownloadArtifactResponse>(status);
+    }
+    auto stream = open(*request);
+    if (!stream.ok()) return new RefusedStream<v1::DownloadArtifactResponse>(to_grpc(stream.status()));
+    (*stream)->wake();
+    return *stream;
+  }
+
+  grpc::ServerUnaryReactor* GetArtifact(grpc::CallbackServerContext* call, const v1::GetArtifactRequest* request,
+                                        v1::GetArtifactResponse* response) override {
+    return answer_now(context_, call, [this, request, response]() -> absl::Status {
+      BITRUNG_ASSIGN_OR_RETURN(const Digest digest, parse_digest(request->sha256(), "sha256"));
+      if (const auto size = context_.artifacts.size(digest); size.ok()) {
+        response->set_complete(true);
+        response->set_size_bytes(*size);
+      } else {
+        response->set_uploaded_bytes(context_.artifacts.partial_size(digest));
+      }
+      return absl::OkStatus();
+    });
+  }
+
+ private:
+  absl::StatusOr<DownloadStream*> open(const v1::DownloadArtifactRequest& request) {
+    BITRUNG_ASSIGN_OR_RETURN(const Digest digest, parse_digest(request.sha256(), "sha256"));
+    BITRUNG_ASSIGN_OR_RETURN(const std::uint64_t size, context_.artifacts.size(digest));
+    if (request.offset() > size) {
+      return absl::OutOfRangeError(fmt::format("offset {} is beyond the artifact's {} bytes", request.offset(), size));
+    }
+    BITRUNG_ASSIGN_OR_RETURN(FileDescriptor file, context_.artifacts.open_for_read(digest));
+    return new DownloadStream(context_, std::move(file), size, request.offset());
+  }
+
+  const Context& context_;
+};
+
+}  // namespace
+
+std::unique_ptr<grpc::Service> make_artifact_service(const Context& context) {
+  return std::make_unique<ArtifactServiceImpl>(context);
+}
+
+}  // namespace bitrung::rpc

@@ -1,0 +1,231 @@
+// ExperimentService: submit, plan, look at, watch, cancel and retry graphs of jobs.
+#include <algorithm>
+#include <charconv>
+#include <limits>
+#include <memory>
+#include <mutex>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "bitrung/v1/experiment_service.grpc.pb.h"
+#include "db/base/status.h"
+#include "server/rpc/convert.h"
+#include "server/rpc/graph_request.h"
+#include "server/rpc/page.h"
+#include "server/rpc/planner.h"
+#include "server/rpc/pull_stream.h"
+#include "server/rpc/services.h"
+
+namespace bitrung::rpc {
+namespace {
+
+constexpr std::size_t kJobsPerMessageMax = 500;
+
+// Streams changed jobs from a cursor on, and progress as it comes. Ends with the experiment.
+class ExperimentWatch final : public PullStream<v1::WatchExperimentResponse> {
+ public:
+  ExperimentWatch(const Context& context, ExperimentId experiment, std::int64_t cursor)
+      : PullStream(context.pool), context_(context), experiment_(experiment), cursor_(cursor) {
+    subscription_ = context.publisher.subscribe(
+        experiment, {.on_jobs = [this] { wake(); },
+                     .on_progress =
+                         [this](JobId job) {
+                           {
+                             const std::lock_guard lock(progress_mutex_);
+                             progressed_.insert(number(job));
+                           }
+                           wake();
+                         },
+                     .on_points = nullptr,
+                     .on_logs = nullptr});
+  }
+
+ private:
+  Next produce(v1::WatchExperimentResponse& message, grpc::Status& end) override {
+    if (ended_) return Next::kEnd;
+    const auto filled = fill(message);
+    if (!filled.ok()) {
+      end = to_grpc(filled.status());
+      return Next::kEnd;
+    }
+    return *filled ? Next::kMessage : Next::kIdle;
+  }
+
+  absl::StatusOr<bool> fill(v1::WatchExperimentResponse& message) {
+    BITRUNG_ASSIGN_OR_RETURN(const auto changed, context_.reader.changed_jobs(experiment_, cursor_, kJobsPerMessageMax));
+    if (changed.empty() && !first_) return fill_progress(message);
+    first_ = false;
+    for (const db::JobRow& row : changed) {
+      BITRUNG_ASSIGN_OR_RETURN(*message.add_jobs(), job_view(context_, row));
+      cursor_ = std::max(cursor_, row.changed_seq);
+    }
+    message.set_cursor(cursor_);
+    BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow row, context_.reader.experiment(experiment_));
+    BITRUNG_ASSIGN_OR_RETURN(*message.mutable_experiment(), experiment_view(context_, row));
+    if (message.experiment().state() != v1::EXPERIMENT_STATE_ACTIVE) {
+      // Only when nothing changed since: else the last jobs would be missing.
+      BITRUNG_ASSIGN_OR_RETURN(const auto rest, context_.reader.changed_jobs(experiment_, cursor_, 1));
+      ended_ = rest.empty();
+      if (!ended_) message.mutable_experiment()->set_state(v1::EXPERIMENT_STATE_ACTIVE);
+    }
+    return true;
+  }
+
+  absl::StatusOr<bool> fill_progress(v1::WatchExperimentResponse& message) {
+    std::unordered_set<std::int64_t> progressed;
+    {
+      const std::lock_guard lock(progress_mutex_);
+      progressed.swap(progressed_);
+    }
+    for (const std::int64_t id : progressed) {
+      const auto progress = context_.publisher.progress(JobId{id});
+      if (!progress) continue;
+      v1::Job& job = *message.add_jobs();
+      job.set_job_id(id);
+      to_proto(*progress, *job.mutable_progress());
+    }
+    message.set_progress_only(true);
+    message.set_cursor(cursor_);
+    return message.jobs_size() > 0;
+  }
+
+  const Context& context_;
+  const ExperimentId experiment_;
+  std::int64_t cursor_;
+  bool first_ = true;   // The first message is sent even if nothing changed since the cursor: it carries the state.
+  bool ended_ = false;
+  std::mutex progress_mutex_;
+  std::unordered_set<std::int64_t> progressed_;
+};
+
+class ExperimentServiceImpl final : public v1::ExperimentService::CallbackService {
+ public:
+  explicit ExperimentServiceImpl(const Context& context) : context_(context) {}
+
+  grpc::ServerUnaryReactor* SubmitExperiment(grpc::CallbackServerContext* call, const v1::SubmitExperimentRequest* request,
+                                             v1::SubmitExperimentResponse* response) override {
+    return answer_later(context_, call, [this, request, response](grpc::ServerUnaryReactor* reactor) -> absl::Status {
+      BITRUNG_ASSIGN_OR_RETURN(engine::NewExperiment experiment, convert_submit(*request));
+      for (const core::NewJob& node : experiment.nodes) {
+        for (const auto& [role, digest] : node.artifacts) {
+          if (!context_.artifacts.contains(digest)) {
+            return absl::FailedPreconditionError(
+                fmt::format("artifact {} is not on the server; upload it first", digest.hex()));
+          }
+        }
+      }
+      context_.engine.submit(std::move(experiment), [this, response, reactor](const absl::StatusOr<engine::SubmitAnswer>& answer) {
+        reactor->Finish(to_grpc(submitted(answer, *response)));
+      });
+      return absl::OkStatus();
+    });
+  }
+
+  grpc::ServerUnaryReactor* PlanExperiment(grpc::CallbackServerContext* call, const v1::PlanExperimentRequest* request,
+                                           v1::PlanExperimentResponse* response) override {
+    return answer_now(context_, call, [this, request, response]() -> absl::Status {
+      BITRUNG_ASSIGN_OR_RETURN(const engine::NewExperiment experiment, convert_graph(request->jobs()));
+      return plan(context_.reader, experiment, *response);
+    });
+  }
+
+  grpc::ServerUnaryReactor* GetExperiment(grpc::CallbackServerContext* call, const v1::GetExperimentRequest* request,
+                                          v1::GetExperimentResponse* response) override {
+    return answer_now(context_, call, [this, request, response]() -> absl::Status {
+      BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow row, context_.reader.experiment(request->experiment()));
+      BITRUNG_ASSIGN_OR_RETURN(*response->mutable_experiment(), experiment_view(context_, row));
+      response->set_source_yaml(row.source_yaml);
+      response->set_graph_sha256(row.graph_sha256.hex());
+      return absl::OkStatus();
+    });
+  }
+
+  grpc::ServerUnaryReactor* ListExperiments(grpc::CallbackServerContext* call, const v1::ListExperimentsRequest* request,
+                                            v1::ListExperimentsResponse* response) override {
+    return answer_now(context_, call, [this, request, response]() -> absl::Status {
+      BITRUNG_ASSIGN_OR_RETURN(const Page page, parse_page(request->page_size(), request->page_token()));
+      BITRUNG_ASSIGN_OR_RETURN(auto rows, context_.reader.experiments(page.size + 1, page.position, request->name()));
+      if (rows.size() > page.size) {
+        rows.resize(page.size);
+        response->set_next_page_token(page_token(number(rows.back().id)));
+      }
+      for (const db::ExperimentRow& row : rows) {
+        BITRUNG_ASSIGN_OR_RETURN(*response->add_experiments(), experiment_view(context_, row));
+      }
+      return absl::OkStatus();
+    });
+  }
+
+  grpc::ServerWriteReactor<v1::WatchExperimentResponse>* WatchExperiment(
+      grpc::CallbackServerContext* call, const v1::WatchExperimentRequest* request) override {
+    using Refused = RefusedStream<v1::WatchExperimentResponse>;
+    if (const grpc::Status status = context_.authority.check(*call); !status.ok()) return new Refused(status);
+    const auto row = context_.reader.experiment(request->experiment());
+    if (!row.ok()) return new Refused(to_grpc(row.status()));
+    auto* watch = new ExperimentWatch(context_, row->id, request->cursor());
+    watch->wake();
+    return watch;
+  }
+
+  grpc::ServerUnaryReactor* CancelExperiment(grpc::CallbackServerContext* call, const v1::CancelExperimentRequest* request,
+                                             v1::CancelExperimentResponse* response) override {
+    return answer_later(context_, call, [this, request, response](grpc::ServerUnaryReactor* reactor) -> absl::Status {
+      BITRUNG_ASSIGN_OR_RETURN(std::vector<JobId> jobs, find_jobs(request->experiment(), request->jobs()));
+      context_.engine.cancel(std::move(jobs), [response, reactor](const absl::StatusOr<std::uint32_t>& changed) {
+        if (changed.ok()) response->set_changed(*changed);
+        reactor->Finish(to_grpc(changed.status()));
+      });
+      return absl::OkStatus();
+    });
+  }
+
+  grpc::ServerUnaryReactor* RetryExperiment(grpc::CallbackServerContext* call, const v1::RetryExperimentRequest* request,
+                                            v1::RetryExperimentResponse* response) override {
+    return answer_later(context_, call, [this, request, response](grpc::ServerUnaryReactor* reactor) -> absl::Status {
+      BITRUNG_ASSIGN_OR_RETURN(std::vector<JobId> jobs, find_jobs(request->experiment(), request->jobs()));
+      context_.engine.retry(std::move(jobs), [response, reactor](const absl::StatusOr<std::uint32_t>& changed) {
+        if (changed.ok()) response->set_changed(*changed);
+        reactor->Finish(to_grpc(changed.status()));
+      });
+      return absl::OkStatus();
+    });
+  }
+
+ private:
+  absl::Status submitted(const absl::StatusOr<engine::SubmitAnswer>& answer, v1::SubmitExperimentResponse& response) const {
+    BITRUNG_RETURN_IF_ERROR(answer.status());
+    BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow row, context_.reader.experiment(answer->id));
+    BITRUNG_ASSIGN_OR_RETURN(*response.mutable_experiment(), experiment_view(context_, row));
+    response.set_already_submitted(answer->already_submitted);
+    return absl::OkStatus();
+  }
+
+  // The named jobs, or all of the experiment.
+  absl::StatusOr<std::vector<JobId>> find_jobs(const std::string& experiment,
+                                               const google::protobuf::RepeatedPtrField<std::string>& names) const {
+    BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow row, context_.reader.experiment(experiment));
+    std::vector<JobId> jobs;
+    for (const std::string& job_name : names) {
+      BITRUNG_ASSIGN_OR_RETURN(const db::JobRow job, context_.reader.job(row.id, job_name));
+      jobs.push_back(job.spec.id);
+    }
+    if (names.empty()) {
+      BITRUNG_ASSIGN_OR_RETURN(const auto all, context_.reader.jobs(row.id, std::numeric_limits<std::int32_t>::max(), 0));
+      for (const db::JobRow& job : all) jobs.push_back(job.spec.id);
+    }
+    return jobs;
+  }
+
+  const Context& context_;
+};
+
+}  // namespace
+
+std::unique_ptr<grpc::Service> make_experiment_service(const Context& context) {
+  return std::make_unique<ExperimentServiceImpl>(context);
+}
+
+}  // namespace bitrung::rpc

@@ -1,0 +1,217 @@
+#include "server/rpc/graph_request.h"
+
+#include <cmath>
+#include <unordered_set>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "db/base/status.h"
+#include "server/core/graph.h"
+#include "server/rpc/convert.h"
+
+namespace bitrung::rpc {
+namespace {
+
+constexpr std::size_t kSourceBytesMax = std::size_t{4} << 20;
+constexpr std::size_t kRequestIdBytesMax = 64;
+constexpr std::uint32_t kRetriesMax = 100;
+constexpr std::int32_t kPriorityMax = 1000;
+
+absl::Status invalid(std::string_view job, std::string_view what) {
+  return absl::InvalidArgumentError(fmt::format("job \"{}\": {}", job.substr(0, 128), what));
+}
+
+// A member of a JSON object with the wanted type; nothing otherwise.
+template <typename T>
+std::optional<T> member(const nlohmann::json& object, const char* key) {
+  const auto found = object.find(key);
+  if (found == object.end()) return std::nullopt;
+  if constexpr (std::is_same_v<T, std::string>) {
+    if (!found->is_string()) return std::nullopt;
+  } else {
+    if (!found->is_number_unsigned() || found->get<std::uint64_t>() > std::numeric_limits<T>::max()) return std::nullopt;
+  }
+  return found->get<T>();
+}
+
+// The headline options, read from the canonical text so that they cannot disagree with it.
+absl::Status read_spec(const v1::JobNode& node, db::JobSpecRow& row) {
+  if (node.spec_json().size() > kSpecBytesMax) {
+    return absl::ResourceExhaustedError(fmt::format("job \"{}\": its options have {} bytes, the limit is {}",
+                                                    node.name(), node.spec_json().size(), kSpecBytesMax));
+  }
+  const nlohmann::json spec = nlohmann::json::parse(node.spec_json(), nullptr, /*allow_exceptions=*/false);
+  if (!spec.is_object()) return invalid(node.name(), "spec_json is no JSON object");
+  const auto text = [&](const char* key, std::string& out) -> absl::Status {
+    auto value = member<std::string>(spec, key);
+    if (!value || !is_valid_name(*value)) return invalid(node.name(), fmt::format("spec_json has no valid \"{}\"", key));
+    out = *std::move(value);
+    return absl::OkStatus();
+  };
+  const auto count = [&](const nlohmann::json& object, const char* key, auto& out) -> absl::Status {
+    const auto value = member<std::remove_reference_t<decltype(out)>>(object, key);
+    if (!value) return invalid(node.name(), fmt::format("spec_json has no valid \"{}\"", key));
+    out = *value;
+    return absl::OkStatus();
+  };
+  BITRUNG_RETURN_IF_ERROR(text("model", row.model));
+  BITRUNG_RETURN_IF_ERROR(text("dataset", row.dataset));
+  BITRUNG_RETURN_IF_ERROR(count(spec, "seed", row.seed));
+  BITRUNG_RETURN_IF_ERROR(count(spec, "epochs", row.epochs));
+  BITRUNG_RETURN_IF_ERROR(count(spec, "numerics", row.numerics));
+  const nlohmann::json bits = spec.value("bits", nlohmann::json::object());
+  if (!bits.is_object()) return invalid(node.name(), "spec_json has no valid \"bits\"");
+  BITRUNG_RETURN_IF_ERROR(count(bits, "weights", row.weight_bits));
+  BITRUNG_RETURN_IF_ERROR(count(bits, "activations", row.activation_bits));
+  const nlohmann::json method = spec.value("method", nlohmann::json::object());
+  if (!method.is_object()) return invalid(node.name(), "spec_json has no valid \"method\"");
+  const auto weights = member<std::string>(method, "weights");
+  const auto activations = member<std::string>(method, "activations");
+  if (!weights || !activations) return invalid(node.name(), "spec_json has no valid \"method\"");
+  row.method = *weights == *activations ? *weights : fmt::format("{}/{}", *weights, *activations);
+  // Keys sorted and no white space, whatever the client wrote: equal options must be equal text.
+  row.spec_json = spec.dump();
+  row.spec_sha256 = sha256(row.spec_json);
+  return absl::OkStatus();
+}
+
+absl::Status read_inputs(const v1::JobNode& node, int job_count, db::JobSpecRow& row, core::NewJob& out) {
+  for (const v1::JobInput& input : node.inputs()) {
+    BITRUNG_ASSIGN_OR_RETURN(const InputRole role, from_proto(input.role()));
+    switch (input.source_case()) {
+      case v1::JobInput::kJobIndex:
+        if (input.job_index() >= static_cast<std::uint32_t>(job_count)) {
+          return invalid(node.name(), fmt::format("input job_index {} is beyond the {} jobs", input.job_index(), job_count));
+        }
+        out.parents.push_back({input.job_index(), role});
+        row.inputs.push_back({role, JobId{input.job_index()}, std::nullopt});
+        continue;
+      case v1::JobInput::kArtifactSha256: {
+        BITRUNG_ASSIGN_OR_RETURN(const Digest digest, parse_digest(input.artifact_sha256(), "artifact_sha256"));
+        out.artifacts.emplace_back(role, digest);
+        row.inputs.push_back({role, std::nullopt, digest});
+        continue;
+      }
+      case v1::JobInput::SOURCE_NOT_SET:
+        break;
+    }
+    return invalid(node.name(), "an input names neither a job nor an artifact");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status read_limits(const v1::JobNode& node) {
+  if (node.retries() > kRetriesMax) {
+    return invalid(node.name(), fmt::format("retries is {}, the limit is {}", node.retries(), kRetriesMax));
+  }
+  if (!std::isfinite(node.timeout_seconds()) || node.timeout_seconds() < 0) {
+    return invalid(node.name(), fmt::format("timeout_seconds is {}; 0 or more is allowed", node.timeout_seconds()));
+  }
+  if (node.priority() < -kPriorityMax || node.priority() > kPriorityMax) {
+    return invalid(node.name(), fmt::format("priority is {}; {} to {} are allowed", node.priority(), -kPriorityMax, kPriorityMax));
+  }
+  if (node.devices() != 1) {
+    return invalid(node.name(), fmt::format("devices is {}; a job trains on 1 device", node.devices()));
+  }
+  if (!std::isfinite(node.estimated_flops()) || node.estimated_flops() < 0) {
+    return invalid(node.name(), "estimated_flops is not a finite number of 0 or more");
+  }
+  return absl::OkStatus();
+}
+
+// Equal graphs give equal digests; what only steers the scheduling is left out.
+Digest graph_digest(const engine::NewExperiment& experiment) {
+  nlohmann::json graph = nlohmann::json::array();
+  for (const db::JobSpecRow& row : experiment.rows) {
+    nlohmann::json inputs = nlohmann::json::array();
+    for (const db::InputRow& input : row.inputs) {
+      inputs.push_back({std::string(name(input.role)), input.parent ? nlohmann::json(number(*input.parent))
+                                                                    : nlohmann::json(input.artifact->hex())});
+    }
+    graph.push_back({row.name, row.aliases, row.spec_sha256.hex(), std::move(inputs)});
+  }
+  return sha256(graph.dump());
+}
+
+}  // namespace
+
+absl::StatusOr<engine::NewExperiment> convert_graph(const google::protobuf::RepeatedPtrField<v1::JobNode>& jobs) {
+  if (jobs.empty()) return absl::InvalidArgumentError("an experiment needs at least one job");
+  if (jobs.size() > kJobsPerExperimentMax) {
+    return absl::ResourceExhaustedError(
+        fmt::format("the experiment has {} jobs, the limit is {}; split it", jobs.size(), kJobsPerExperimentMax));
+  }
+  engine::NewExperiment experiment;
+  experiment.rows.reserve(static_cast<std::size_t>(jobs.size()));
+  experiment.nodes.reserve(static_cast<std::size_t>(jobs.size()));
+  std::unordered_set<std::string_view> names;
+  for (const v1::JobNode& node : jobs) {
+    db::JobSpecRow row;
+    row.name = node.name();
+    row.aliases.assign(node.aliases().begin(), node.aliases().end());
+    if (!is_valid_name(row.name)) return invalid(row.name, kNameRule);
+    if (!names.insert(node.name()).second) return invalid(row.name, "the name is used twice");
+    for (const std::string& alias : node.aliases()) {
+      if (!is_valid_name(alias)) return invalid(alias, kNameRule);
+      if (!names.insert(alias).second) return invalid(alias, "the name is used twice");
+    }
+    BITRUNG_RETURN_IF_ERROR(read_limits(node));
+    BITRUNG_RETURN_IF_ERROR(read_spec(node, row));
+    row.retries = node.retries();
+    row.timeout_seconds = node.timeout_seconds();
+    row.priority = node.priority();
+    row.devices = node.devices();
+    row.memory_bytes = node.memory_bytes();
+    row.estimated_flops = node.estimated_flops();
+
+    core::NewJob out;
+    BITRUNG_RETURN_IF_ERROR(read_inputs(node, jobs.size(), row, out));
+    out.spec = row.spec_sha256;
+    out.dataset = row.dataset;
+    out.cost_class = core::cost_class(row);
+    out.flops = row.estimated_flops;
+    out.numerics = row.numerics;
+    out.retries = row.retries;
+    out.priority = row.priority;
+    out.memory_bytes = row.memory_bytes;
+    experiment.rows.push_back(std::move(row));
+    experiment.nodes.push_back(std::move(out));
+  }
+  if (const auto cycle = core::find_cycle(experiment.nodes); !cycle.empty()) {
+    std::string text;
+    for (const std::uint32_t index : cycle) text += fmt::format("{} -> ", experiment.rows[index].name);
+    return absl::InvalidArgumentError(fmt::format("jobs form a cycle: {}{}", text, experiment.rows[cycle.front()].name));
+  }
+  BITRUNG_RETURN_IF_ERROR(core::check_graph(experiment.nodes));
+  experiment.graph_sha256 = graph_digest(experiment);
+  return experiment;
+}
+
+absl::StatusOr<engine::NewExperiment> convert_submit(const v1::SubmitExperimentRequest& request) {
+  if (request.request_id().empty() || request.request_id().size() > kRequestIdBytesMax) {
+    return absl::InvalidArgumentError(
+        fmt::format("request_id has {} bytes; 1 to {} are allowed", request.request_id().size(), kRequestIdBytesMax));
+  }
+  if (!is_valid_name(request.name())) {
+    return absl::InvalidArgumentError(fmt::format("experiment \"{}\": {}", request.name().substr(0, 128), kNameRule));
+  }
+  if (request.source_yaml().size() > kSourceBytesMax) {
+    return absl::ResourceExhaustedError(
+        fmt::format("source_yaml has {} bytes, the limit is {}", request.source_yaml().size(), kSourceBytesMax));
+  }
+  BITRUNG_ASSIGN_OR_RETURN(engine::NewExperiment experiment, convert_graph(request.jobs()));
+  experiment.request_id = request.request_id();
+  experiment.name = request.name();
+  experiment.source_yaml = request.source_yaml();
+  experiment.join_active = request.join_active();
+  Sha256 whole;
+  whole.update(experiment.name);
+  whole.update("\n");
+  whole.update(experiment.graph_sha256.raw());
+  whole.update(experiment.source_yaml);
+  experiment.request_sha256 = whole.finish();
+  return experiment;
+}
+
+}  // namespace bitrung::rpc
