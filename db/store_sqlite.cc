@@ -1,0 +1,622 @@
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <map>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "db/base/check.h"
+#include "db/base/files.h"
+#include "db/base/status.h"
+#include "db/job_columns.h"
+#include "db/points_text.h"
+#include "db/schema.h"
+#include "db/sqlite.h"
+#include "db/store.h"
+
+namespace bitrung::db {
+namespace {
+
+// A full chunk of usual points has about 10 KB: three pages to rewrite when a point is added, and a
+// million points are two thousand rows.
+constexpr std::uint64_t kChunkPoints = 512;
+
+constexpr std::string_view kLockFile = "bitrung.db.lock";
+
+// Two writers would not only mix up two engines: this SQLite can damage its log if two connections
+// make checkpoints.
+absl::StatusOr<FileDescriptor> lock_writer(const std::filesystem::path& state_directory) {
+  const std::filesystem::path path = state_directory / kLockFile;
+  FileDescriptor fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+  if (!fd.valid()) return errno_status("create", path, errno);
+  if (::flock(fd.get(), LOCK_EX | LOCK_NB) == 0) return fd;
+  if (errno != EWOULDBLOCK) return errno_status("lock", path, errno);
+  return absl::FailedPreconditionError(fmt::format(
+      "another server uses {}; stop it, or use another state directory", state_directory.string()));
+}
+
+struct Statements {
+  Statement begin;
+  Statement commit;
+  Statement save_changed_seq;
+  Statement insert_experiment;
+  Statement insert_job;
+  Statement insert_job_spec;
+  Statement insert_job_name;
+  Statement insert_job_input;
+  Statement update_job;
+  Statement set_experiment_finished;
+  Statement save_attempt;
+  Statement insert_pin;
+  Statement save_worker;
+  Statement record_artifact;
+  Statement find_watermarks;
+  Statement save_point_watermark;
+  Statement save_line_watermark;
+  Statement find_series;
+  Statement insert_series;
+  Statement update_series;
+  Statement append_chunk;
+  Statement insert_log_line;
+  Statement find_request;
+  Statement find_active;
+  Statement spec_json;
+  Statement display_name;
+};
+
+struct Operation {
+  Statement Statements::*statement;
+  std::string_view name;
+  std::string_view sql;
+};
+
+constexpr auto kOperations = std::to_array<Operation>({
+    {&Statements::begin, "begin", "BEGIN IMMEDIATE"},
+    {&Statements::commit, "commit", "COMMIT"},
+    {&Statements::save_changed_seq, "save_changed_seq",
+     "UPDATE meta SET value = ? WHERE key = 'changed_seq'"},
+    {&Statements::insert_experiment, "insert_experiment",
+     "INSERT INTO experiment (id, name, request_id, request_sha256, graph_sha256, source_yaml, "
+     "submitted_at_ms, "
+     "finished_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"},
+    {&Statements::insert_job, "insert_job",
+     "INSERT INTO job (id, experiment_id, name, spec_sha256, model, dataset, method, weight_bits, "
+     "activation_bits, "
+     "seed, epochs, numerics, retries, timeout_seconds, priority, devices, memory_bytes, "
+     "estimated_flops, state, "
+     "attempt, retries_used, losses, identity, cached_from, failure_class, error, resume_sha256, "
+     "resume_epoch, "
+     "started_at_ms, finished_at_ms, artifact_sha256, test_accuracy, validation_accuracy, "
+     "test_loss, best_epoch, "
+     "duration_seconds, images_per_second, changed_seq) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, "
+     "?, ?, ?, ?, ?, ?, ?, "
+     "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"},
+    {&Statements::insert_job_spec, "insert_job_spec",
+     "INSERT INTO job_spec (job_id, spec_json) VALUES (?, ?)"},
+    {&Statements::insert_job_name, "insert_job_name",
+     "INSERT INTO job_name (experiment_id, name, job_id, is_alias) VALUES (?, ?, ?, ?)"},
+    {&Statements::insert_job_input, "insert_job_input",
+     "INSERT INTO job_input (job_id, position, role, parent_id, artifact_sha256) VALUES (?, ?, ?, "
+     "?, ?)"},
+    {&Statements::update_job, "update_job",
+     "UPDATE job SET state = ?, attempt = ?, retries_used = ?, losses = ?, identity = ?, "
+     "cached_from = ?, "
+     "failure_class = ?, error = ?, resume_sha256 = ?, resume_epoch = ?, started_at_ms = ?, "
+     "finished_at_ms = ?, "
+     "artifact_sha256 = ?, test_accuracy = ?, validation_accuracy = ?, test_loss = ?, best_epoch = "
+     "?, "
+     "duration_seconds = ?, images_per_second = ?, changed_seq = ? WHERE id = ?"},
+    {&Statements::set_experiment_finished, "set_experiment_finished",
+     "UPDATE experiment SET finished_at_ms = ? WHERE id = ?"},
+    {&Statements::save_attempt, "save_attempt",
+     "INSERT INTO attempt (job_id, attempt, state, worker_id, worker_name, slot, device, threads, "
+     "failure_class, error, "
+     "offered_at_ms, started_at_ms, finished_at_ms, resumed_epoch) VALUES (?, ?, ?, ?, ?, ?, ?, ?, "
+     "?, ?, ?, ?, ?, ?) "
+     "ON CONFLICT (job_id, attempt) DO UPDATE SET state = excluded.state, worker_id = "
+     "excluded.worker_id, "
+     "worker_name = excluded.worker_name, slot = excluded.slot, device = excluded.device, threads "
+     "= excluded.threads, "
+     "failure_class = excluded.failure_class, error = excluded.error, offered_at_ms = "
+     "excluded.offered_at_ms, "
+     "started_at_ms = excluded.started_at_ms, finished_at_ms = excluded.finished_at_ms, "
+     "resumed_epoch = excluded.resumed_epoch"},
+    {&Statements::insert_pin, "insert_pin",
+     "INSERT INTO dataset_pin (experiment_id, dataset, sha256) VALUES (?, ?, ?)"},
+    {&Statements::save_worker, "save_worker",
+     "INSERT INTO worker (id, name, version, draining, last_seen_ms, inventory_json) VALUES (?, ?, "
+     "?, ?, ?, ?) "
+     "ON CONFLICT (id) DO UPDATE SET name = excluded.name, version = excluded.version, draining = "
+     "excluded.draining, "
+     "last_seen_ms = excluded.last_seen_ms, inventory_json = excluded.inventory_json"},
+    // The same digest again is the same file again.
+    {&Statements::record_artifact, "record_artifact",
+     "INSERT INTO artifact (sha256, size_bytes, recorded_at_ms) VALUES (?, ?, ?) ON CONFLICT "
+     "(sha256) DO NOTHING"},
+    {&Statements::find_watermarks, "find_watermarks",
+     "SELECT point_watermark, line_watermark FROM attempt WHERE job_id = ? AND attempt = ?"},
+    {&Statements::save_point_watermark, "save_point_watermark",
+     "UPDATE attempt SET point_watermark = ? WHERE job_id = ? AND attempt = ?"},
+    {&Statements::save_line_watermark, "save_line_watermark",
+     "UPDATE attempt SET line_watermark = ? WHERE job_id = ? AND attempt = ?"},
+    {&Statements::find_series, "find_series",
+     "SELECT series_id, point_count, min, max FROM series WHERE job_id = ? AND attempt = ? AND "
+     "name = ?"},
+    {&Statements::insert_series, "insert_series",
+     "INSERT INTO series (job_id, attempt, name, point_count, first_step, last_step, min, max, "
+     "last) "
+     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING series_id"},
+    {&Statements::update_series, "update_series",
+     "UPDATE series SET point_count = ?, last_step = ?, min = ?, max = ?, last = ? WHERE series_id "
+     "= ?"},
+    {&Statements::append_chunk, "append_chunk",
+     "INSERT INTO series_chunk (series_id, chunk, point_count, points) VALUES (?, ?, ?, ?) "
+     "ON CONFLICT (series_id, chunk) DO UPDATE SET points = points || ',' || excluded.points, "
+     "point_count = point_count + excluded.point_count"},
+    {&Statements::insert_log_line, "insert_log_line",
+     "INSERT INTO log_line (job_id, attempt, line, time_ms, text) VALUES (?, ?, ?, ?, ?)"},
+    {&Statements::find_request, "find_request",
+     "SELECT e.id, e.name, e.request_id, e.request_sha256, e.graph_sha256, e.source_yaml, "
+     "e.submitted_at_ms, "
+     "e.finished_at_ms FROM experiment AS e WHERE e.request_id = ?"},
+    // The state list repeats the condition of the index job_unfinished.
+    {&Statements::find_active, "find_active",
+     "SELECT e.id FROM experiment AS e WHERE e.name = ? AND e.graph_sha256 = ? AND EXISTS (SELECT "
+     "1 FROM job AS j "
+     "WHERE j.experiment_id = e.id AND j.state IN ('blocked', 'ready', 'offered', 'running', "
+     "'cancelling')) "
+     "ORDER BY e.id DESC LIMIT 1"},
+    {&Statements::spec_json, "spec_json", "SELECT spec_json FROM job_spec WHERE job_id = ?"},
+    {&Statements::display_name, "display_name",
+     "SELECT e.name || '/' || j.name FROM job AS j JOIN experiment AS e ON e.id = j.experiment_id "
+     "WHERE j.id = ?"},
+});
+
+// The columns of a result, all NULL while there is none.
+struct ResultColumns {
+  std::optional<Digest> artifact;
+  std::optional<double> test_accuracy;
+  std::optional<double> validation_accuracy;
+  std::optional<double> test_loss;
+  std::optional<std::uint32_t> best_epoch;
+  std::optional<double> duration_seconds;
+  std::optional<double> images_per_second;
+
+  explicit ResultColumns(const std::optional<ResultRow>& result) {
+    if (!result) return;
+    artifact = result->artifact;
+    test_accuracy = result->test_accuracy;
+    validation_accuracy = result->validation_accuracy;
+    test_loss = result->test_loss;
+    best_epoch = result->best_epoch;
+    duration_seconds = result->duration_seconds;
+    images_per_second = result->images_per_second;
+  }
+};
+
+class SqliteStore final : public Store {
+ public:
+  SqliteStore(FileDescriptor lock, Connection connection)
+      : lock_(std::move(lock)), connection_(std::move(connection)) {}
+
+  absl::Status start() {
+    for (const Operation& operation : kOperations) {
+      BITRUNG_ASSIGN_OR_RETURN(statements_.*operation.statement,
+                               connection_.prepare(operation.name, operation.sql));
+    }
+    BITRUNG_ASSIGN_OR_RETURN(
+        term_,
+        connection_.query_integer(
+            "raise_term", "UPDATE meta SET value = value + 1 WHERE key = 'term' RETURNING value"));
+    BITRUNG_ASSIGN_OR_RETURN(
+        changed_seq_, connection_.query_integer(
+                          "load_changed_seq", "SELECT value FROM meta WHERE key = 'changed_seq'"));
+    saved_changed_seq_ = changed_seq_;
+    return absl::OkStatus();
+  }
+
+  std::int64_t term() const override { return term_; }
+  absl::StatusOr<Snapshot> load() override;
+
+  absl::Status begin() override {
+    BITRUNG_CHECK(!connection_.in_transaction());
+    return run(statements_.begin);
+  }
+
+  absl::Status commit() override {
+    BITRUNG_RETURN_IF_ERROR(failure_);
+    BITRUNG_CHECK(connection_.in_transaction());
+    if (changed_seq_ != saved_changed_seq_) {
+      BITRUNG_RETURN_IF_ERROR(run(statements_.save_changed_seq, changed_seq_));
+      saved_changed_seq_ = changed_seq_;
+    }
+    return run(statements_.commit);
+  }
+
+  absl::Status insert_experiment(const ExperimentRow& row) override {
+    return run_in_turn(statements_.insert_experiment, row.id, row.name, row.request_id,
+                       row.request_sha256, row.graph_sha256, row.source_yaml, row.submitted_at_ms,
+                       row.finished_at_ms);
+  }
+
+  absl::Status insert_job(const JobSpecRow& spec, const JobStateRow& state) override;
+  absl::Status update_job(const JobStateRow& state) override;
+
+  absl::Status set_experiment_finished(ExperimentId id, std::int64_t finished_at_ms) override {
+    BITRUNG_RETURN_IF_ERROR(run_in_turn(statements_.set_experiment_finished, finished_at_ms, id));
+    return expect_one_row("experiment", number(id));
+  }
+
+  absl::Status save_attempt(const AttemptRow& row) override {
+    return run_in_turn(statements_.save_attempt, row.job, row.attempt, row.state, row.worker_id,
+                       row.worker_name, row.slot, row.device, row.threads, row.failure_class,
+                       row.error, row.offered_at_ms, row.started_at_ms, row.finished_at_ms,
+                       row.resumed_epoch);
+  }
+
+  absl::Status insert_pin(const PinRow& row) override {
+    return run_in_turn(statements_.insert_pin, row.experiment, row.dataset, row.sha256);
+  }
+
+  absl::Status save_worker(const WorkerRow& row) override {
+    return run_in_turn(statements_.save_worker, row.id, row.name, row.version, row.draining,
+                       row.last_seen_ms, row.inventory_json);
+  }
+
+  absl::Status record_artifact(const Digest& sha256, std::uint64_t size_bytes,
+                               std::int64_t now_ms) override {
+    return run_in_turn(statements_.record_artifact, sha256, size_bytes, now_ms);
+  }
+
+  absl::StatusOr<std::uint64_t> append_points(JobId job, std::uint32_t attempt,
+                                              std::uint64_t first_sequence,
+                                              const std::vector<PointRow>& points) override;
+  absl::StatusOr<std::uint64_t> append_logs(JobId job, std::uint32_t attempt,
+                                            std::uint64_t first_line,
+                                            const std::vector<LogRow>& lines) override;
+
+  absl::StatusOr<std::optional<ExperimentRow>> find_request(std::string_view request_id) override;
+  absl::StatusOr<std::optional<ExperimentId>> find_active(std::string_view name,
+                                                          const Digest& graph_sha256) override;
+
+  absl::StatusOr<std::string> spec_json(JobId id) override {
+    return find_text(statements_.spec_json, id);
+  }
+  absl::StatusOr<std::string> display_name(JobId id) override {
+    return find_text(statements_.display_name, id);
+  }
+
+ private:
+  struct Watermarks {
+    std::uint64_t points = 0;
+    std::uint64_t lines = 0;
+  };
+
+  // After an error nothing is written or committed any more: the engine's memory is ahead of the
+  // disk, and SQLite may have rolled the transaction back.
+  absl::Status note(absl::Status status) {
+    if (!status.ok()) failure_ = status;
+    return status;
+  }
+
+  template <typename... Values>
+  absl::Status run(Statement& statement, const Values&... values) {
+    BITRUNG_RETURN_IF_ERROR(failure_);
+    return note(statement.run(values...));
+  }
+
+  template <typename... Values>
+  absl::Status run_in_turn(Statement& statement, const Values&... values) {
+    BITRUNG_RETURN_IF_ERROR(failure_);
+    BITRUNG_CHECK(connection_.in_transaction());
+    return note(statement.run(values...));
+  }
+
+  absl::Status expect_one_row(std::string_view what, std::int64_t id) {
+    if (connection_.changes() == 1) return absl::OkStatus();
+    return note(absl::InternalError(fmt::format("{} {} is not in {}, so it cannot be changed", what,
+                                                id, connection_.path().string())));
+  }
+
+  absl::StatusOr<std::string> find_text(Statement& statement, JobId id) {
+    Rows rows = statement.query(id);
+    std::string text;
+    const bool found = rows.next();
+    if (found) rows.read(text);
+    BITRUNG_RETURN_IF_ERROR(rows.status());
+    if (!found) return absl::NotFoundError(fmt::format("there is no job {}", number(id)));
+    return text;
+  }
+
+  absl::StatusOr<Watermarks> watermarks(JobId job, std::uint32_t attempt);
+  absl::Status append_to_series(JobId job, std::uint32_t attempt, std::string_view name,
+                                const std::vector<const PointRow*>& points);
+
+  FileDescriptor lock_;
+  Connection connection_;
+  Statements statements_;
+  absl::Status failure_;
+  std::int64_t term_ = 0;
+  std::int64_t changed_seq_ = 0;        // Last value given out.
+  std::int64_t saved_changed_seq_ = 0;  // As in table meta.
+};
+
+absl::StatusOr<Snapshot> SqliteStore::load() {
+  Snapshot snapshot;
+  {
+    BITRUNG_ASSIGN_OR_RETURN(const std::int64_t jobs,
+                             connection_.query_integer("count_jobs", "SELECT count(*) FROM job"));
+    snapshot.jobs.reserve(static_cast<std::size_t>(jobs));
+    BITRUNG_ASSIGN_OR_RETURN(
+        Statement statement,
+        connection_.prepare("load_jobs",
+                            fmt::format("SELECT {} FROM job AS j ORDER BY j.id", kJobColumns)));
+    Rows rows = statement.query();
+    while (rows.next()) {
+      Snapshot::Job& job = snapshot.jobs.emplace_back();
+      std::int64_t changed_seq = 0;
+      read_job(rows, job.spec, job.state, changed_seq);
+    }
+    BITRUNG_RETURN_IF_ERROR(rows.status());
+  }
+  // Both lists below are in the order of the jobs, so one pass over the jobs places them.
+  const auto job_at = [&snapshot](std::size_t& index, JobId id) -> Snapshot::Job& {
+    while (index < snapshot.jobs.size() && snapshot.jobs[index].spec.id < id) ++index;
+    BITRUNG_CHECK(index < snapshot.jobs.size() && snapshot.jobs[index].spec.id == id);
+    return snapshot.jobs[index];
+  };
+  {
+    BITRUNG_ASSIGN_OR_RETURN(
+        Statement statement,
+        connection_.prepare("load_inputs",
+                            "SELECT i.job_id, i.role, i.parent_id, i.artifact_sha256 "
+                            "FROM job_input AS i ORDER BY i.job_id, i.position"));
+    Rows rows = statement.query();
+    for (std::size_t index = 0; rows.next();) {
+      JobId id{};
+      InputRow input;
+      rows.read(id, input.role, input.parent, input.artifact);
+      job_at(index, id).spec.inputs.push_back(input);
+    }
+    BITRUNG_RETURN_IF_ERROR(rows.status());
+  }
+  {
+    BITRUNG_ASSIGN_OR_RETURN(
+        Statement statement,
+        connection_.prepare(
+            "load_live_attempts",
+            fmt::format("SELECT {} FROM attempt AS a WHERE a.state IN ('offered', 'running') "
+                        "ORDER BY a.job_id",
+                        kAttemptColumns)));
+    Rows rows = statement.query();
+    for (std::size_t index = 0; rows.next();) {
+      AttemptRow attempt;
+      read_attempt(rows, attempt);
+      job_at(index, attempt.job).live_attempt = std::move(attempt);
+    }
+    BITRUNG_RETURN_IF_ERROR(rows.status());
+  }
+  {
+    BITRUNG_ASSIGN_OR_RETURN(
+        Statement statement,
+        connection_.prepare("load_pins",
+                            "SELECT experiment_id, dataset, sha256 FROM dataset_pin "
+                            "ORDER BY experiment_id, dataset"));
+    Rows rows = statement.query();
+    while (rows.next()) {
+      PinRow& pin = snapshot.pins.emplace_back();
+      rows.read(pin.experiment, pin.dataset, pin.sha256);
+    }
+    BITRUNG_RETURN_IF_ERROR(rows.status());
+  }
+  {
+    BITRUNG_ASSIGN_OR_RETURN(
+        Statement statement,
+        connection_.prepare("load_workers",
+                            fmt::format("SELECT {} FROM worker ORDER BY id", kWorkerColumns)));
+    Rows rows = statement.query();
+    while (rows.next()) read_worker(rows, snapshot.workers.emplace_back());
+    BITRUNG_RETURN_IF_ERROR(rows.status());
+  }
+  BITRUNG_ASSIGN_OR_RETURN(
+      snapshot.next_experiment_id,
+      connection_.query_integer("next_experiment_id",
+                                "SELECT coalesce(max(id), 0) + 1 FROM experiment"));
+  BITRUNG_ASSIGN_OR_RETURN(
+      snapshot.next_job_id,
+      connection_.query_integer("next_job_id", "SELECT coalesce(max(id), 0) + 1 FROM job"));
+  return snapshot;
+}
+
+absl::Status SqliteStore::insert_job(const JobSpecRow& spec, const JobStateRow& state) {
+  BITRUNG_CHECK(spec.id == state.id);
+  const ResultColumns result(state.result);
+  BITRUNG_RETURN_IF_ERROR(run_in_turn(
+      statements_.insert_job, spec.id, spec.experiment, spec.name, spec.spec_sha256, spec.model,
+      spec.dataset, spec.method, spec.weight_bits, spec.activation_bits, spec.seed, spec.epochs,
+      spec.numerics, spec.retries, spec.timeout_seconds, spec.priority, spec.devices,
+      spec.memory_bytes, spec.estimated_flops, state.state, state.attempt, state.retries_used,
+      state.losses, state.identity, state.cached_from, state.failure_class, state.error,
+      state.resume, state.resume_epoch, state.started_at_ms, state.finished_at_ms, result.artifact,
+      result.test_accuracy, result.validation_accuracy, result.test_loss, result.best_epoch,
+      result.duration_seconds, result.images_per_second, ++changed_seq_));
+  BITRUNG_RETURN_IF_ERROR(run(statements_.insert_job_spec, spec.id, spec.spec_json));
+  BITRUNG_RETURN_IF_ERROR(
+      run(statements_.insert_job_name, spec.experiment, spec.name, spec.id, false));
+  for (const std::string& alias : spec.aliases) {
+    BITRUNG_RETURN_IF_ERROR(
+        run(statements_.insert_job_name, spec.experiment, alias, spec.id, true));
+  }
+  std::int64_t position = 0;
+  for (const InputRow& input : spec.inputs) {
+    BITRUNG_RETURN_IF_ERROR(run(statements_.insert_job_input, spec.id, position++, input.role,
+                                input.parent, input.artifact));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SqliteStore::update_job(const JobStateRow& state) {
+  const ResultColumns result(state.result);
+  BITRUNG_RETURN_IF_ERROR(run_in_turn(
+      statements_.update_job, state.state, state.attempt, state.retries_used, state.losses,
+      state.identity, state.cached_from, state.failure_class, state.error, state.resume,
+      state.resume_epoch, state.started_at_ms, state.finished_at_ms, result.artifact,
+      result.test_accuracy, result.validation_accuracy, result.test_loss, result.best_epoch,
+      result.duration_seconds, result.images_per_second, ++changed_seq_, state.id));
+  return expect_one_row("job", number(state.id));
+}
+
+absl::StatusOr<SqliteStore::Watermarks> SqliteStore::watermarks(JobId job, std::uint32_t attempt) {
+  BITRUNG_RETURN_IF_ERROR(failure_);
+  BITRUNG_CHECK(connection_.in_transaction());
+  Rows rows = statements_.find_watermarks.query(job, attempt);
+  Watermarks found;
+  const bool any = rows.next();
+  if (any) rows.read(found.points, found.lines);
+  BITRUNG_RETURN_IF_ERROR(note(rows.status()));
+  if (!any)
+    return absl::NotFoundError(fmt::format("job {} has no attempt {}", number(job), attempt));
+  return found;
+}
+
+absl::StatusOr<std::uint64_t> SqliteStore::append_points(JobId job, std::uint32_t attempt,
+                                                         std::uint64_t first_sequence,
+                                                         const std::vector<PointRow>& points) {
+  BITRUNG_ASSIGN_OR_RETURN(const Watermarks before, watermarks(job, attempt));
+  if (points.empty()) return before.points;
+  if (first_sequence > before.points + 1) {
+    return absl::OutOfRangeError(
+        fmt::format("points of attempt {} of job {} go on at {}, but {} would be the next", attempt,
+                    number(job), first_sequence, before.points + 1));
+  }
+  const std::uint64_t known = before.points + 1 - first_sequence;
+  if (known >= points.size()) return before.points;
+
+  // Sorted by name, so that the same batch always gives the same rows.
+  std::map<std::string_view, std::vector<const PointRow*>> by_series;
+  for (std::size_t i = known; i < points.size(); ++i) {
+    const PointRow& point = points[i];
+    if (point.series.empty() || !std::isfinite(point.value)) {
+      return absl::InvalidArgumentError(fmt::format(
+          "point {} of attempt {} of job {} (series \"{}\", step {}, value {}) needs a name and a "
+          "finite "
+          "value",
+          first_sequence + i, attempt, number(job), point.series, point.step, point.value));
+    }
+    by_series[point.series].push_back(&point);
+  }
+  for (const auto& [name, added] : by_series) {
+    BITRUNG_RETURN_IF_ERROR(note(append_to_series(job, attempt, name, added)));
+  }
+  const std::uint64_t after = first_sequence + points.size() - 1;
+  BITRUNG_RETURN_IF_ERROR(run(statements_.save_point_watermark, after, job, attempt));
+  return after;
+}
+
+absl::Status SqliteStore::append_to_series(JobId job, std::uint32_t attempt, std::string_view name,
+                                           const std::vector<const PointRow*>& points) {
+  std::int64_t series_id = 0;
+  std::uint64_t count = 0;
+  double min = std::numeric_limits<double>::infinity();
+  double max = -std::numeric_limits<double>::infinity();
+  bool exists = false;
+  {
+    Rows rows = statements_.find_series.query(job, attempt, name);
+    exists = rows.next();
+    if (exists) rows.read(series_id, count, min, max);
+    BITRUNG_RETURN_IF_ERROR(rows.status());
+  }
+  for (const PointRow* point : points) {
+    min = std::min(min, point->value);
+    max = std::max(max, point->value);
+  }
+  const PointRow& last = *points.back();
+  const std::uint64_t total = count + points.size();
+  if (exists) {
+    BITRUNG_RETURN_IF_ERROR(
+        statements_.update_series.run(total, last.step, min, max, last.value, series_id));
+  } else {
+    Rows rows = statements_.insert_series.query(job, attempt, name, total, points.front()->step,
+                                                last.step, min, max, last.value);
+    while (rows.next()) rows.read(series_id);
+    BITRUNG_RETURN_IF_ERROR(rows.status());
+  }
+  std::string text;
+  for (std::size_t i = 0; i < points.size();) {
+    const std::uint64_t chunk = count / kChunkPoints;
+    const std::uint64_t room = kChunkPoints - count % kChunkPoints;
+    const std::size_t end =
+        i + static_cast<std::size_t>(std::min<std::uint64_t>(room, points.size() - i));
+    const std::uint64_t added = end - i;
+    text.clear();
+    for (; i < end; ++i) append_point(text, points[i]->step, points[i]->value);
+    BITRUNG_RETURN_IF_ERROR(statements_.append_chunk.run(series_id, chunk, added, text));
+    count += added;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::uint64_t> SqliteStore::append_logs(JobId job, std::uint32_t attempt,
+                                                       std::uint64_t first_line,
+                                                       const std::vector<LogRow>& lines) {
+  BITRUNG_ASSIGN_OR_RETURN(const Watermarks before, watermarks(job, attempt));
+  if (lines.empty()) return before.lines;
+  if (first_line > before.lines + 1) {
+    return absl::OutOfRangeError(
+        fmt::format("lines of attempt {} of job {} go on at {}, but {} would be the next", attempt,
+                    number(job), first_line, before.lines + 1));
+  }
+  const std::uint64_t known = before.lines + 1 - first_line;
+  if (known >= lines.size()) return before.lines;
+  for (std::size_t i = known; i < lines.size(); ++i) {
+    BITRUNG_RETURN_IF_ERROR(run(statements_.insert_log_line, job, attempt, first_line + i,
+                                lines[i].time_ms, lines[i].text));
+  }
+  const std::uint64_t after = first_line + lines.size() - 1;
+  BITRUNG_RETURN_IF_ERROR(run(statements_.save_line_watermark, after, job, attempt));
+  return after;
+}
+
+absl::StatusOr<std::optional<ExperimentRow>> SqliteStore::find_request(
+    std::string_view request_id) {
+  Rows rows = statements_.find_request.query(request_id);
+  std::optional<ExperimentRow> found;
+  if (rows.next()) read_experiment(rows, found.emplace());
+  BITRUNG_RETURN_IF_ERROR(rows.status());
+  return found;
+}
+
+absl::StatusOr<std::optional<ExperimentId>> SqliteStore::find_active(std::string_view name,
+                                                                     const Digest& graph_sha256) {
+  Rows rows = statements_.find_active.query(name, graph_sha256);
+  std::optional<ExperimentId> found;
+  if (rows.next()) rows.read(found.emplace());
+  BITRUNG_RETURN_IF_ERROR(rows.status());
+  return found;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Store>> Store::open(const std::filesystem::path& state_directory) {
+  BITRUNG_RETURN_IF_ERROR(make_directories(state_directory, 0700));
+  BITRUNG_ASSIGN_OR_RETURN(FileDescriptor lock, lock_writer(state_directory));
+  BITRUNG_ASSIGN_OR_RETURN(Connection connection, Connection::open(state_directory / kDatabaseFile,
+                                                                   Connection::Mode::kReadWrite));
+  // Before the first change, the change of the journal mode included.
+  BITRUNG_RETURN_IF_ERROR(check_version(connection, migrations()));
+  BITRUNG_RETURN_IF_ERROR(connection.use_write_ahead_log());
+  BITRUNG_RETURN_IF_ERROR(migrate(connection, migrations()));
+  auto store = std::make_unique<SqliteStore>(std::move(lock), std::move(connection));
+  BITRUNG_RETURN_IF_ERROR(store->start());
+  return store;
+}
+
+}  // namespace bitrung::db
