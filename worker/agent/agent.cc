@@ -1,0 +1,506 @@
+#include "worker/agent/agent.h"
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <random>
+#include <utility>
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+#include <boost/asio/post.hpp>
+
+#include "db/base/status.h"
+#include "worker/agent/trainer_protocol.h"
+
+namespace bitrung::agent {
+namespace {
+
+namespace asio = boost::asio;
+using boost::system::error_code;
+
+// Points that a power loss may take are those of the last second; the training itself is back to
+// its last checkpoint.
+constexpr milliseconds kSyncInterval{1000};
+
+std::int64_t wall_clock_ms() {
+  return std::chrono::duration_cast<milliseconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+absl::Status sync_all(const std::vector<FileDescriptor>& files) {
+  for (const FileDescriptor& file : files) {
+    if (::fdatasync(file.get()) != 0) return errno_status("sync", "the spool", errno);
+  }
+  return absl::OkStatus();
+}
+
+CoreOptions core_options(const AgentOptions& options) {
+  CoreOptions core;
+  core.slots = static_cast<std::uint32_t>(options.slots.size());
+  core.silence_timeout = options.silence_timeout;
+  core.random = [engine = std::minstd_rand(std::random_device{}())]() mutable {
+    return std::uniform_real_distribution<double>(0.0, 1.0)(engine);
+  };
+  return core;
+}
+
+}  // namespace
+
+void Agent::Pins::add(const AttemptKey& key, const Digest& artifact) {
+  const std::lock_guard lock(mutex_);
+  pins_[key].insert(artifact);
+}
+
+void Agent::Pins::remove(const AttemptKey& key) {
+  const std::lock_guard lock(mutex_);
+  pins_.erase(key);
+}
+
+bool Agent::Pins::has(const Digest& artifact) const {
+  const std::lock_guard lock(mutex_);
+  for (const auto& [key, artifacts] : pins_) {
+    if (artifacts.contains(artifact)) return true;
+  }
+  return false;
+}
+
+absl::StatusOr<std::unique_ptr<Agent>> Agent::create(asio::io_context& io,
+                                                     const StateDirectory& state,
+                                                     AgentOptions options) {
+  const SpoolLayout layout{state.path()};
+  BITRUNG_ASSIGN_OR_RETURN(std::vector<RecoveredAttempt> recovered, recover(layout));
+  std::map<AttemptKey, AttemptSpool> spools;
+  for (const RecoveredAttempt& attempt : recovered) {
+    BITRUNG_ASSIGN_OR_RETURN(AttemptSpool spool,
+                             AttemptSpool::open(layout.spool(attempt.offer.key)));
+    spools.emplace(attempt.offer.key, std::move(spool));
+  }
+  BITRUNG_ASSIGN_OR_RETURN(db::ArtifactStore cache,
+                           db::ArtifactStore::open(state.path() / "cache"));
+  return std::unique_ptr<Agent>(new Agent(io, state, std::move(options), std::move(cache),
+                                          std::move(recovered), std::move(spools)));
+}
+
+Agent::Agent(asio::io_context& io, const StateDirectory& state, AgentOptions options,
+             db::ArtifactStore cache, std::vector<RecoveredAttempt> recovered,
+             std::map<AttemptKey, AttemptSpool> spools)
+    : io_(io),
+      state_(state),
+      options_(std::move(options)),
+      layout_{state.path()},
+      identity_{state.worker_id(), options_.name, options_.version, options_.numerics,
+                options_.slots},
+      cache_(std::move(cache)),
+      core_(core_options(options_)),
+      recovered_(std::move(recovered)),
+      session_channel_(make_channel(options_.server)),
+      stub_(v1::WorkerService::NewStub(session_channel_)),
+      transfers_(make_channel(options_.server), options_.token, cache_),
+      spools_(std::move(spools)),
+      trainers_(options_.slots.size()),
+      datasets_(options_.data_directories, state.path() / "datasets.json", options_.locate),
+      wake_up_(io),
+      sync_timer_(io),
+      scan_timer_(io) {
+  for (const RecoveredAttempt& attempt : recovered_) {
+    if (const auto* succeeded =
+            attempt.outcome ? std::get_if<Succeeded>(&*attempt.outcome) : nullptr) {
+      pins_.add(attempt.offer.key, succeeded->artifact);
+    }
+  }
+}
+
+Agent::~Agent() {
+  transfers_.cancel();
+  for (asio::thread_pool* pool : {&disk_, &network_, &reader_}) pool->join();
+}
+
+void Agent::start() {
+  scan_datasets();
+  step(Begin{std::exchange(recovered_, {}), state_.term()});
+}
+
+void Agent::shut_down() {
+  step(ShutdownRequested{});
+}
+
+// ---- Events in, actions out ----
+
+void Agent::step(Event event) {
+  if (over_) return;
+  events_.push_back(std::move(event));
+  if (stepping_) return;
+  stepping_ = true;
+  while (!events_.empty() && !over_) {
+    const Event next = std::move(events_.front());
+    events_.pop_front();
+    for (const Action& action : core_.handle(next, std::chrono::steady_clock::now())) {
+      if (spdlog::should_log(spdlog::level::debug) && !std::holds_alternative<LogText>(action)) {
+        spdlog::debug("{}", describe(action));
+      }
+      std::visit([this](const auto& a) { perform(a); }, action);
+    }
+  }
+  stepping_ = false;
+  arm_wake_up();
+}
+
+void Agent::arm_wake_up() {
+  const std::optional<Time> at = over_ ? std::nullopt : core_.wake_at();
+  if (!at) {
+    wake_up_.cancel();
+    return;
+  }
+  wake_up_.expires_at(*at);
+  wake_up_.async_wait([this](const error_code& error) {
+    if (!error) step(Tick{});
+  });
+}
+
+template <typename Work>
+void Agent::run_on(asio::thread_pool& pool, Work work) {
+  asio::post(pool, [this, work = std::move(work), guard = asio::make_work_guard(io_)]() mutable {
+    asio::post(io_, [this, event = work()]() mutable { step(std::move(event)); });
+  });
+}
+
+// ---- Session ----
+
+void Agent::send(v1::OpenSessionRequest request) {
+  if (session_) session_->send(std::move(request));
+}
+
+void Agent::perform(const OpenSession& action) {
+  const SessionId id = action.session;
+  session_ = std::make_unique<Session>(
+      io_, *stub_, options_.token,
+      Session::Handlers{
+          [this, id](const v1::OpenSessionResponse& response) { received(id, response); },
+          [this, id](std::string reason) {
+            step(SessionClosed{id, std::move(reason)});
+          }});
+  send(to_request(identity_, action));
+}
+
+void Agent::received(SessionId session, const v1::OpenSessionResponse& response) {
+  absl::StatusOr<Event> event = to_event(session, response);
+  if (!event.ok()) {
+    spdlog::error("a statement of the server is ignored: {}", message(event.status()));
+    return;
+  }
+  step(*std::move(event));
+}
+
+void Agent::perform(const CloseSession&) {
+  session_.reset();
+}
+void Agent::perform(const SendHeartbeat& action) {
+  send(to_request(action));
+}
+void Agent::perform(const SendStarted& action) {
+  send(to_request(action));
+}
+void Agent::perform(const SendCheckpoint& action) {
+  send(to_request(action));
+}
+void Agent::perform(const SendOutcome& action) {
+  send(to_request(action));
+}
+void Agent::perform(const SendDatasets& action) {
+  send(to_request(action));
+}
+
+void Agent::perform(const SendPoints& action) {
+  const auto spool = spools_.find(action.key);
+  if (spool == spools_.end()) return;
+  const absl::StatusOr<std::vector<Point>> points =
+      spool->second.read_points(action.first, action.last);
+  if (!points.ok())
+    return step(SpoolFailed{action.key, std::string(message(points.status())), action.first - 1,
+                            spool->second.lines().written});
+  send(to_request(action, *points));
+}
+
+void Agent::perform(const SendLines& action) {
+  const auto spool = spools_.find(action.key);
+  if (spool == spools_.end()) return;
+  const absl::StatusOr<std::vector<LogLine>> lines =
+      spool->second.read_lines(action.first, action.last);
+  if (!lines.ok())
+    return step(SpoolFailed{action.key, std::string(message(lines.status())),
+                            spool->second.points().written, action.first - 1});
+  send(to_request(action, *lines));
+}
+
+// ---- Files ----
+
+void Agent::perform(const PersistTerm& action) {
+  asio::post(disk_, [this, term = action.term] {
+    if (const absl::Status status = state_.persist_term(term); !status.ok()) {
+      spdlog::error("the server's term cannot be remembered: {}", message(status));
+    }
+  });
+}
+
+void Agent::perform(const PersistOffer& action) {
+  asio::post(disk_, [this, offer = action.offer, guard = asio::make_work_guard(io_)] {
+    absl::Status status = persist_offer(layout_, offer);
+    std::shared_ptr<AttemptSpool> spool;
+    if (status.ok()) {
+      absl::StatusOr<AttemptSpool> opened = AttemptSpool::open(layout_.spool(offer.key));
+      status = opened.status();
+      if (opened.ok()) spool = std::make_shared<AttemptSpool>(*std::move(opened));
+    }
+    asio::post(io_, [this, key = offer.key, status, spool] {
+      if (!status.ok()) return step(SpoolFailed{key, std::string(message(status)), 0, 0});
+      spools_.insert_or_assign(key, std::move(*spool));
+      step(OfferPersisted{key});
+    });
+  });
+}
+
+void Agent::spool_failed(const AttemptKey& key, const absl::Status& status) {
+  const AttemptSpool& spool = spools_.at(key);
+  step(SpoolFailed{key, std::string(message(status)), spool.points().written,
+                   spool.lines().written});
+}
+
+void Agent::perform(const AppendPoints& action) {
+  const auto spool = spools_.find(action.key);
+  if (spool == spools_.end()) return;
+  const absl::Status status = spool->second.append_points(action.points);
+  if (!status.ok()) return spool_failed(action.key, status);
+  sync_soon(action.key);
+}
+
+void Agent::perform(const AppendLine& action) {
+  const auto spool = spools_.find(action.key);
+  if (spool == spools_.end()) return;
+  const absl::Status status = spool->second.append_line(action.line);
+  if (!status.ok()) return spool_failed(action.key, status);
+  sync_soon(action.key);
+}
+
+void Agent::perform(const RecordWatermarks& action) {
+  const auto spool = spools_.find(action.key);
+  if (spool == spools_.end()) return;
+  // A watermark that is not written only makes a restarted worker say things twice.
+  if (const absl::Status status = spool->second.acknowledge(action.points, action.lines);
+      !status.ok()) {
+    spdlog::debug("{}", message(status));
+  }
+}
+
+void Agent::sync_soon(const AttemptKey& key) {
+  const bool first = unsynced_.empty();
+  unsynced_.insert(key);
+  if (!first) return;
+  sync_timer_.expires_after(kSyncInterval);
+  sync_timer_.async_wait([this](const error_code& error) {
+    if (!error) sync_spools();
+  });
+}
+
+void Agent::sync_spools() {
+  for (const AttemptKey& key : std::exchange(unsynced_, {})) {
+    const auto spool = spools_.find(key);
+    if (spool == spools_.end()) continue;
+    absl::StatusOr<std::vector<FileDescriptor>> files = spool->second.duplicates();
+    if (!files.ok()) {
+      spool_failed(key, files.status());
+      continue;
+    }
+    auto shared = std::make_shared<std::vector<FileDescriptor>>(*std::move(files));
+    asio::post(disk_, [this, key, shared, guard = asio::make_work_guard(io_)] {
+      const absl::Status status = sync_all(*shared);
+      if (status.ok()) return;
+      asio::post(io_, [this, key, status] {
+        if (spools_.contains(key)) spool_failed(key, status);
+      });
+    });
+  }
+}
+
+void Agent::perform(const PersistOutcome& action) {
+  auto files = std::make_shared<std::vector<FileDescriptor>>();
+  absl::Status status;
+  if (const auto spool = spools_.find(action.key); spool != spools_.end()) {
+    absl::StatusOr<std::vector<FileDescriptor>> duplicates = spool->second.duplicates();
+    status = duplicates.status();
+    if (duplicates.ok()) *files = *std::move(duplicates);
+  }
+  run_on(disk_,
+         [this, key = action.key, outcome = action.outcome, files, status]() mutable -> Event {
+           if (status.ok()) status = sync_all(*files);
+           if (status.ok()) status = persist_outcome(layout_, key, outcome);
+           if (!status.ok()) return OutcomeNotPersisted{key, std::string(message(status))};
+           return OutcomePersisted{key};
+         });
+}
+
+void Agent::perform(const StoreFile& action) {
+  run_on(disk_, [this, action]() -> Event {
+    const absl::StatusOr<db::ArtifactStore::Stored> stored = cache_.put_file(action.path);
+    if (!stored.ok()) {
+      return StoreFailed{action.key, action.purpose, action.epoch,
+                         std::string(message(stored.status()))};
+    }
+    pins_.add(action.key, stored->sha256);
+    shrink_cache();
+    return FileStored{action.key, action.purpose, action.epoch, stored->sha256};
+  });
+}
+
+void Agent::perform(const FetchInputs& action) {
+  for (const Digest& artifact : action.artifacts) pins_.add(action.key, artifact);
+  run_on(network_, [this, action]() -> Event {
+    InputsFetched fetched{action.key, {}};
+    for (const Digest& artifact : action.artifacts) {
+      if (auto problem = transfers_.fetch(artifact)) {
+        return FetchFailed{action.key, artifact, problem->kind, std::move(problem->message)};
+      }
+      fetched.paths.emplace(artifact, cache_.path(artifact).string());
+    }
+    asio::post(disk_, [this] { shrink_cache(); });
+    return fetched;
+  });
+}
+
+void Agent::perform(const Upload& action) {
+  run_on(network_, [this, action]() -> Event {
+    if (auto problem = transfers_.upload(action.artifact)) {
+      return UploadFailed{action.key, action.artifact, problem->permanent,
+                          std::move(problem->message)};
+    }
+    return Uploaded{action.key, action.artifact};
+  });
+}
+
+void Agent::shrink_cache() {
+  const auto keep = [](const Digest& artifact, void* pins) {
+    return static_cast<const Pins*>(pins)->has(artifact);
+  };
+  const absl::StatusOr<std::uint64_t> removed =
+      cache_.shrink_to(options_.cache_bytes_max, keep, &pins_);
+  if (!removed.ok())
+    spdlog::warn("the artifact cache cannot be trimmed: {}", message(removed.status()));
+}
+
+void Agent::perform(const DeleteAttempt& action) {
+  spools_.erase(action.key);
+  unsynced_.erase(action.key);
+  pins_.remove(action.key);
+  asio::post(disk_, [this, key = action.key] {
+    if (const absl::Status status = remove_attempt(layout_, key); !status.ok()) {
+      spdlog::warn("attempt {} cannot be cleaned up: {}", to_string(key), message(status));
+    }
+  });
+}
+
+void Agent::scan_datasets() {
+  asio::post(reader_, [this, guard = asio::make_work_guard(io_)] {
+    DatasetScan scan = datasets_.scan();
+    asio::post(io_, [this, scan = std::move(scan)]() mutable {
+      if (over_) return;
+      for (std::string& problem : scan.problems) {
+        if (dataset_problems_.insert(problem).second) spdlog::warn("{}", problem);
+      }
+      step(DatasetsFound{std::move(scan.datasets)});
+      scan_timer_.expires_after(options_.dataset_scan_interval);
+      scan_timer_.async_wait([this](const error_code& error) {
+        if (!error) scan_datasets();
+      });
+    });
+  });
+}
+
+// ---- Trainers ----
+
+void Agent::perform(const StartTrainer& action) {
+  const Slot& slot = options_.slots[action.slot];
+  const TrainerLaunch launch{
+      options_.trainer,
+      {"--device", slot.device.device, "--threads", std::to_string(slot.threads)},
+      slot.cores};
+  const std::uint32_t number = action.slot;
+  TrainerProcess::Handlers handlers{
+      [this, number](std::string_view line) { on_trainer_event(number, line); },
+      [this, number](std::string_view line) { on_trainer_line(number, line); },
+      [this, number](std::string description, bool out_of_memory) {
+        trainers_[number].reset();
+        step(TrainerExited{number, std::move(description), out_of_memory});
+      }};
+  auto trainer = TrainerProcess::spawn(io_, launch, std::move(handlers));
+  if (!trainer.ok()) {
+    return step(TrainerExited{
+        number, fmt::format("could not be started: {}", message(trainer.status())), false});
+  }
+  trainers_[number] = *std::move(trainer);
+  spdlog::debug("trainer of slot {} is process {}", number, trainers_[number]->pid());
+}
+
+void Agent::on_trainer_event(std::uint32_t slot, std::string_view line) {
+  absl::StatusOr<TrainerEvent> event = parse_trainer_event(line);
+  if (!event.ok()) {
+    spdlog::error("trainer of slot {} wrote an event that cannot be read: {}", slot,
+                  message(event.status()));
+    return;
+  }
+  if (std::holds_alternative<ReadyEvent>(*event)) return step(TrainerReady{slot});
+  KeyedEvent& keyed = std::get<KeyedEvent>(*event);
+  step(TrainerSaid{slot, std::move(keyed.key), std::move(keyed.event)});
+}
+
+void Agent::on_trainer_line(std::uint32_t slot, std::string_view line) {
+  const std::int64_t now_ms = wall_clock_ms();
+  for (std::string& piece : split_line(line)) step(TrainerLine{slot, {now_ms, std::move(piece)}});
+}
+
+void Agent::perform(const KillTrainer& action) {
+  if (trainers_[action.slot]) trainers_[action.slot]->kill();
+}
+
+void Agent::perform(const SendTrain& action) {
+  if (!trainers_[action.slot]) return;
+  trainers_[action.slot]->write(train_command(action.offer, layout_.work(action.offer.key).string(),
+                                              action.data_dir, action.paths));
+}
+
+void Agent::perform(const SendCancel& action) {
+  if (trainers_[action.slot]) trainers_[action.slot]->write(cancel_command(action.key));
+}
+
+void Agent::perform(const SendPreempt& action) {
+  if (trainers_[action.slot]) trainers_[action.slot]->write(preempt_command(action.key));
+}
+
+// ---- The rest ----
+
+void Agent::perform(const LogText& action) {
+  switch (action.level) {
+    case LogLevel::kInfo:
+      spdlog::info("{}", action.text);
+      break;
+    case LogLevel::kWarning:
+      spdlog::warn("{}", action.text);
+      break;
+    case LogLevel::kError:
+      spdlog::error("{}", action.text);
+      break;
+  }
+}
+
+void Agent::perform(const Exit&) {
+  over_ = true;
+  session_.reset();
+  transfers_.cancel();
+  for (auto& trainer : trainers_) trainer.reset();
+  wake_up_.cancel();
+  sync_timer_.cancel();
+  scan_timer_.cancel();
+  if (exited_) exited_();
+}
+
+}  // namespace bitrung::agent

@@ -1,0 +1,221 @@
+// bitrung-worker: the composition root. Reads the command line, asks the trainer what devices there
+// are, runs the agent.
+#include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <cmath>
+#include <cstdlib>
+#include <fstream>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+#include <CLI/CLI.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/signal_set.hpp>
+
+#include "db/base/files.h"
+#include "db/base/status.h"
+#include "worker/agent/agent.h"
+#include "worker/train/data/locate.h"
+
+namespace bitrung::agent {
+namespace {
+
+// LibTorch of a CUDA machine takes its time to load from a network file system.
+constexpr milliseconds kInventoryTimeout = std::chrono::seconds(60);
+// Beyond the core's own limit for a shutdown; a call that hangs in the kernel must not hold the
+// process.
+constexpr unsigned kExitSeconds = 30;
+constexpr std::size_t kTokenBytesMax = 4096;
+
+struct Flags {
+  std::string server;
+  std::string state_directory;
+  std::string name;
+  std::uint32_t slots = 0;
+  std::vector<std::string> data_directories;
+  std::string token_file;
+  std::string trainer;
+  bool die_with_parent = false;
+  double silence_timeout_seconds = 300;
+  std::string log_level = "info";
+};
+
+std::vector<int> allowed_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  std::vector<int> cores;
+  if (::sched_getaffinity(0, sizeof set, &set) == 0) {
+    for (int core = 0; core < CPU_SETSIZE; ++core) {
+      if (CPU_ISSET(static_cast<std::size_t>(core), &set)) cores.push_back(core);
+    }
+  }
+  return cores;
+}
+
+std::string host_name() {
+  std::array<char, 256> buffer{};
+  return ::gethostname(buffer.data(), buffer.size() - 1) == 0 ? buffer.data() : "worker";
+}
+
+// The parent may have died before we asked to be told. An adopted process then has another parent;
+// one whose parent was gone before main() began has process 1, unless that is the very program that
+// starts workers in a container.
+bool parent_is_gone(pid_t parent_before) {
+  if (::getppid() != parent_before) return true;
+  if (parent_before != 1) return false;
+  std::ifstream file("/proc/1/comm");
+  std::string first;
+  std::getline(file, first);
+  return !first.starts_with("bitrung");
+}
+
+std::vector<std::filesystem::path> data_directories(const Flags& flags) {
+  std::vector<std::filesystem::path> directories(flags.data_directories.begin(),
+                                                 flags.data_directories.end());
+  if (const char* variable = std::getenv("BITRUNG_DATA_DIR");
+      directories.empty() && variable != nullptr) {
+    std::string_view rest = variable;
+    while (!rest.empty()) {
+      const std::string_view directory = rest.substr(0, rest.find(':'));
+      if (!directory.empty()) directories.emplace_back(directory);
+      rest.remove_prefix(std::min(directory.size() + 1, rest.size()));
+    }
+  }
+  for (std::filesystem::path& directory : directories)
+    directory = std::filesystem::absolute(directory);
+  return directories;
+}
+
+LocatedFiles locate(std::string_view dataset, const std::filesystem::path& directory) {
+  const datasets::LocatedDataset located = datasets::locate_dataset(dataset, directory);
+  LocatedFiles files;
+  for (const datasets::DatasetFile& file : located.files) files.files.push_back(file.path);
+  files.error = located.error;
+  return files;
+}
+
+absl::StatusOr<std::string> read_token(const std::string& path) {
+  if (path.empty()) return std::string();
+  BITRUNG_ASSIGN_OR_RETURN(std::string token, read_file(path, kTokenBytesMax));
+  while (!token.empty() && std::isspace(static_cast<unsigned char>(token.back())) != 0)
+    token.pop_back();
+  if (token.empty()) return absl::InvalidArgumentError(fmt::format("token file {} is empty", path));
+  return token;
+}
+
+absl::Status run(const Flags& flags) {
+  AgentOptions options;
+  BITRUNG_ASSIGN_OR_RETURN(options.server, parse_address(flags.server));
+  BITRUNG_ASSIGN_OR_RETURN(options.token, read_token(flags.token_file));
+  BITRUNG_ASSIGN_OR_RETURN(options.trainer, find_program(flags.trainer, "bitrung-trainer"));
+  BITRUNG_ASSIGN_OR_RETURN(const StateDirectory state, StateDirectory::open(flags.state_directory));
+
+  BITRUNG_ASSIGN_OR_RETURN(const std::string text,
+                           run_trainer({options.trainer, {"--inventory"}, {}}, kInventoryTimeout));
+  BITRUNG_ASSIGN_OR_RETURN(const Inventory inventory, parse_inventory(text));
+  BITRUNG_ASSIGN_OR_RETURN(
+      options.slots,
+      lay_out_slots(inventory, allowed_cores(),
+                    flags.slots > 0 ? std::optional<std::uint32_t>(flags.slots) : std::nullopt));
+  options.name = flags.name.empty() ? host_name() : flags.name;
+  options.version = BITRUNG_VERSION;
+  options.numerics = inventory.numerics;
+  options.data_directories = data_directories(flags);
+  options.locate = locate;
+  options.silence_timeout = milliseconds{std::llround(flags.silence_timeout_seconds * 1000)};
+  for (std::size_t i = 0; i < options.slots.size(); ++i) {
+    const Slot& slot = options.slots[i];
+    spdlog::info("slot {}: {} ({}), {} threads{}", i, slot.device.device, slot.device.name,
+                 slot.threads,
+                 slot.cores.empty() ? "" : fmt::format(", cores {}", fmt::join(slot.cores, ",")));
+  }
+
+  boost::asio::io_context io{1};
+  BITRUNG_ASSIGN_OR_RETURN(const std::unique_ptr<Agent> agent,
+                           Agent::create(io, state, std::move(options)));
+  boost::asio::signal_set signals(io, SIGINT, SIGTERM);
+  signals.async_wait([&](const boost::system::error_code& error, int) {
+    if (error) return;
+    ::alarm(kExitSeconds);
+    // Whoever asks twice does not want to wait.
+    signals.async_wait([](const boost::system::error_code& again, int number) {
+      if (!again) ::_exit(128 + number);
+    });
+    agent->shut_down();
+  });
+  agent->on_exit([&] { signals.cancel(); });
+  spdlog::info("worker {} ({}), trainer {} with LibTorch {}, server {}",
+               flags.name.empty() ? host_name() : flags.name, state.worker_id(),
+               flags.trainer.empty() ? "bitrung-trainer" : flags.trainer, inventory.torch,
+               flags.server);
+  agent->start();
+  io.run();
+  return absl::OkStatus();
+}
+
+int main_with(int argc, char** argv) {
+  Flags flags;
+  CLI::App app("Offers this host's devices to a bitrung server and trains what it is given.");
+  app.add_option("--server", flags.server, "unix:PATH or HOST:PORT")->required();
+  app.add_option("--state-dir", flags.state_directory, "identity, spool and artifact cache")
+      ->required();
+  app.add_option("--name", flags.name, "name for people (default: the host's)");
+  app.add_option("--slots", flags.slots, "trainers at a time (default: one per device)")
+      ->check(CLI::Range(1, 1024));
+  app.add_option("--data-dir", flags.data_directories,
+                 "directory of data sets, repeatable (default: BITRUNG_DATA_DIR)")
+      ->allow_extra_args(false);
+  app.add_option("--token-file", flags.token_file, "file with the token for the server");
+  app.add_option("--trainer", flags.trainer,
+                 "program to train with (default: bitrung-trainer beside this one)");
+  app.add_flag("--die-with-parent", flags.die_with_parent,
+               "shut down when the parent process ends");
+  app.add_option("--silence-timeout", flags.silence_timeout_seconds,
+                 "seconds until a silent trainer is killed")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option("--log-level", flags.log_level, "debug, info, warning or error")
+      ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
+      ->capture_default_str();
+  app.set_version_flag("--version", std::string("bitrung-worker ") + BITRUNG_VERSION);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+
+  const pid_t parent = ::getppid();
+  if (flags.die_with_parent) {
+    ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (parent_is_gone(parent)) return 1;
+  }
+  ::signal(SIGPIPE, SIG_IGN);
+  spdlog::set_default_logger(spdlog::stderr_color_mt("bitrung-worker"));
+  spdlog::set_level(spdlog::level::from_str(flags.log_level));
+
+  const absl::Status status = run(flags);
+  if (!status.ok()) {
+    spdlog::error("{}", message(status));
+    return absl::IsInvalidArgument(status) ? 2 : 1;
+  }
+  spdlog::info("worker stopped");
+  return 0;
+}
+
+}  // namespace
+}  // namespace bitrung::agent
+
+int main(int argc, char** argv) {
+  return bitrung::agent::main_with(argc, argv);
+}

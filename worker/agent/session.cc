@@ -1,0 +1,145 @@
+#include "worker/agent/session.h"
+
+#include <charconv>
+#include <deque>
+#include <utility>
+
+#include <fmt/format.h>
+#include <grpcpp/client_context.h>
+#include <grpcpp/create_channel.h>
+#include <grpcpp/security/credentials.h>
+#include <grpcpp/support/client_callback.h>
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/post.hpp>
+
+namespace bitrung::agent {
+
+absl::StatusOr<ServerAddress> parse_address(const std::string& text) {
+  if (text.starts_with("unix:") && text.size() > 5) return ServerAddress{text};
+  const std::size_t colon = text.rfind(':');
+  if (colon != std::string::npos && colon > 0) {
+    unsigned port = 0;
+    const char* const end = text.data() + text.size();
+    const auto [stop, error] = std::from_chars(text.data() + colon + 1, end, port);
+    if (error == std::errc{} && stop == end && port >= 1 && port <= 65535)
+      return ServerAddress{text};
+  }
+  return absl::InvalidArgumentError(fmt::format(
+      "server address \"{}\" is neither unix:PATH nor HOST:PORT with a port of 1 to 65535", text));
+}
+
+std::shared_ptr<grpc::Channel> make_channel(const ServerAddress& address) {
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  // The core decides when to try again; gRPC's own back-off of up to two minutes must not be in its
+  // way.
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5000);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
+  return grpc::CreateCustomChannel(address.target, grpc::InsecureChannelCredentials(), arguments);
+}
+
+// gRPC calls it on its own threads; it only posts to the io_context, whose thread owns every
+// member. It keeps itself alive until gRPC is done with it.
+class Session::Reactor
+    : public grpc::ClientBidiReactor<v1::OpenSessionRequest, v1::OpenSessionResponse>,
+      public std::enable_shared_from_this<Reactor> {
+ public:
+  Reactor(boost::asio::io_context& io, Handlers handlers)
+      : io_(io), work_(io.get_executor()), handlers_(std::move(handlers)) {}
+
+  void start(v1::WorkerService::Stub& stub, const std::string& token) {
+    self_ = shared_from_this();
+    if (!token.empty()) context_.AddMetadata("authorization", "Bearer " + token);
+    stub.async()->OpenSession(&context_, this);
+    // Writes start from outside of reactions, so the call must not end between them by itself.
+    AddHold();
+    StartRead(&incoming_);
+    StartCall();
+  }
+
+  void send(v1::OpenSessionRequest request) {
+    if (ended_) return;
+    outgoing_.push_back(std::move(request));
+    pump();
+  }
+
+  void close() {
+    handlers_ = {};
+    context_.TryCancel();
+    end();
+  }
+
+  void OnReadDone(bool ok) override {
+    boost::asio::post(io_, [this, ok] {
+      if (!ok) return end();
+      // A copy: the handler may close the session and with it the handlers.
+      if (const auto received = handlers_.received) received(incoming_);
+      if (!ended_) StartRead(&incoming_);
+    });
+  }
+
+  void OnWriteDone(bool ok) override {
+    boost::asio::post(io_, [this, ok] {
+      writing_ = false;
+      if (!ok) return end();
+      outgoing_.pop_front();
+      pump();
+    });
+  }
+
+  void OnDone(const grpc::Status& status) override {
+    boost::asio::post(io_, [this, status] {
+      if (handlers_.closed) {
+        std::exchange(handlers_, {})
+            .closed(status.ok() ? "the server ended it"
+                                : fmt::format("{} (gRPC code {})", status.error_message(),
+                                              static_cast<int>(status.error_code())));
+      }
+      self_.reset();
+    });
+  }
+
+ private:
+  void pump() {
+    if (ended_ || writing_ || outgoing_.empty()) return;
+    writing_ = true;
+    StartWrite(&outgoing_.front());
+  }
+
+  // No operation is started any more; OnDone follows.
+  void end() {
+    if (std::exchange(ended_, true)) return;
+    RemoveHold();
+  }
+
+  boost::asio::io_context& io_;
+  // The io_context runs at least until gRPC has let go of this object.
+  boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work_;
+  Handlers handlers_;
+  grpc::ClientContext context_;
+  v1::OpenSessionResponse incoming_;
+  std::deque<v1::OpenSessionRequest> outgoing_;
+  bool writing_ = false;
+  bool ended_ = false;
+  std::shared_ptr<Reactor> self_;
+};
+
+Session::Session(boost::asio::io_context& io, v1::WorkerService::Stub& stub,
+                 const std::string& token, Handlers handlers)
+    : reactor_(std::make_shared<Reactor>(io, std::move(handlers))) {
+  reactor_->start(stub, token);
+}
+
+Session::~Session() {
+  reactor_->close();
+}
+
+void Session::send(v1::OpenSessionRequest request) {
+  reactor_->send(std::move(request));
+}
+
+}  // namespace bitrung::agent

@@ -1,0 +1,51 @@
+// One gRPC stream to the server, as calls and callbacks on the io_context's thread.
+//
+// Keeps nothing beyond the connection: what must not be lost is in the spool, and the core says it
+// again in the next session. Messages of a session are sent in order, one at a time.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include <grpcpp/channel.h>
+#include <boost/asio/io_context.hpp>
+
+#include "absl/status/statusor.h"
+#include "bitrung/v1/worker_service.grpc.pb.h"
+
+namespace bitrung::agent {
+
+struct ServerAddress {
+  std::string target;  // As gRPC takes it: "unix:/run/bitrung.sock", "host:port".
+};
+// INVALID_ARGUMENT for anything but unix:PATH and HOST:PORT.
+absl::StatusOr<ServerAddress> parse_address(const std::string& text);
+
+// A channel of its own connection, so that a large transfer on another one does not delay
+// heartbeats.
+std::shared_ptr<grpc::Channel> make_channel(const ServerAddress& address);
+
+class Session {
+ public:
+  struct Handlers {
+    std::function<void(const v1::OpenSessionResponse&)> received;
+    // Once, unless close() came first.
+    std::function<void(std::string reason)> closed;
+  };
+
+  Session(boost::asio::io_context& io, v1::WorkerService::Stub& stub, const std::string& token,
+          Handlers handlers);
+  // Ends the call; no handler is called any more.
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  void send(v1::OpenSessionRequest request);
+
+ private:
+  class Reactor;
+  std::shared_ptr<Reactor> reactor_;
+};
+
+}  // namespace bitrung::agent

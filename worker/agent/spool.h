@@ -1,0 +1,78 @@
+// What is on disk about the attempts of this worker until the server has acknowledged their
+// outcome.
+//
+//   spool/<job>-<attempt>/offer.json     what was offered; durable before anything is done about it
+//                         points.log     every point, numbered from 1, and the acknowledged
+//                         watermark lines.log      every log line, likewise outcome.json   how it
+//                         ended; durable before it is said
+//   work/<job>-<attempt>/                the trainer's private directory
+//
+// Points and lines survive the death of this process as soon as they are appended, that of the host
+// once synced. Not thread-safe, but sync() may run on another thread with what duplicates() gave.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "db/base/files.h"
+#include "worker/agent/core.h"
+#include "worker/agent/record_log.h"
+#include "worker/agent/types.h"
+
+namespace bitrung::agent {
+
+class AttemptSpool {
+ public:
+  static absl::StatusOr<AttemptSpool> open(const std::filesystem::path& directory);
+
+  absl::Status append_points(std::span<const Point> points);
+  absl::Status append_line(const LogLine& line);
+  absl::StatusOr<std::vector<Point>> read_points(std::uint64_t first, std::uint64_t last) const;
+  absl::StatusOr<std::vector<LogLine>> read_lines(std::uint64_t first, std::uint64_t last) const;
+  absl::Status acknowledge(std::uint64_t points, std::uint64_t lines);
+
+  StreamPosition points() const { return {points_.size(), points_.acknowledged()}; }
+  StreamPosition lines() const { return {lines_.size(), lines_.acknowledged()}; }
+  absl::StatusOr<std::vector<FileDescriptor>> duplicates() const;
+
+ private:
+  AttemptSpool(RecordLog points, RecordLog lines)
+      : points_(std::move(points)), lines_(std::move(lines)) {}
+
+  RecordLog points_;
+  RecordLog lines_;
+};
+
+// The directories of a worker's attempts.
+struct SpoolLayout {
+  std::filesystem::path state_directory;
+
+  std::filesystem::path spool(const AttemptKey& key) const;
+  std::filesystem::path work(const AttemptKey& key) const;
+};
+
+// Creates both directories and writes the offer; durable on return.
+absl::Status persist_offer(const SpoolLayout& layout, const Offer& offer);
+// Durable on return.
+absl::Status persist_outcome(const SpoolLayout& layout, const AttemptKey& key,
+                             const Outcome& outcome);
+// Removes both directories. Interrupted, it is finished by the next recover().
+absl::Status remove_attempt(const SpoolLayout& layout, const AttemptKey& key);
+// Every attempt in the spool. Directories without a complete offer were never accepted and are
+// removed, as is a work directory without a spool.
+absl::StatusOr<std::vector<RecoveredAttempt>> recover(const SpoolLayout& layout);
+
+std::string to_json(const Offer& offer);
+absl::StatusOr<Offer> parse_offer(std::string_view json);
+std::string to_json(const Outcome& outcome);
+absl::StatusOr<Outcome> parse_outcome(std::string_view json);
+
+// The data set that canonical options name; empty if they name none.
+std::string dataset_of(std::string_view spec_json);
+
+}  // namespace bitrung::agent
