@@ -91,7 +91,8 @@ class DocumentReader {
                                      "\"defaults\" for all jobs, or under a job",
                                      in_quotes(entry.key)));
       }
-      return source_.invalid(entry.where, unknown_option(entry.key, "the top level", top_keys()));
+      return source_.invalid(entry.where,
+                             unknown_option(entry.key, "at the top level", top_keys()));
     }
     for (const std::string_view key : {"experiment", "jobs"}) {
       if (root_.find(key) == nullptr) {
@@ -125,7 +126,7 @@ class DocumentReader {
       }
       if (!is_known(entry.key, top_option_names())) {
         return source_.invalid(entry.where,
-                               unknown_option(entry.key, "defaults", top_option_names()));
+                               unknown_option(entry.key, "in defaults", top_option_names()));
       }
       BITRUNG_RETURN_IF_ERROR(
           defaults_.apply(entry.key, entry.value, Layer::kDefaults, "defaults", source_));
@@ -181,7 +182,8 @@ class DocumentReader {
     for (const MapEntry& option : written.value.entries) {
       if (option.key == "sweep" || option.key == "ladder") continue;
       if (!is_known(option.key, top_option_names())) {
-        return source_.invalid(option.where, unknown_option(option.key, place, entry_keys()));
+        return source_.invalid(option.where,
+                               unknown_option(option.key, "in " + place, entry_keys()));
       }
       BITRUNG_RETURN_IF_ERROR(
           entry.base.apply(option.key, option.value, Layer::kJob, place, source_));
@@ -233,7 +235,7 @@ class DocumentReader {
     std::vector<Axis> axes;
     for (const MapEntry& entry : map.entries) {
       if (!is_known(entry.key, names)) {
-        return source_.invalid(entry.where, unknown_option(entry.key, place, names));
+        return source_.invalid(entry.where, unknown_option(entry.key, "in " + place, names));
       }
       Axis axis{.option = entry.key,
                 .key = {},

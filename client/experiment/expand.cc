@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <numeric>
 #include <string>
 #include <unordered_map>
@@ -19,8 +19,6 @@
 namespace bitrung::client {
 namespace {
 
-using nlohmann::json;
-
 // The trainer's numerics version that this client's specs are written for (PROTOCOL.md).
 constexpr int kNumerics = 1;
 // What the server takes (SubmitExperiment, "Limits").
@@ -30,63 +28,85 @@ constexpr std::size_t kCycleNamesShownMax = 12;
 // Of one entry, when a mistyped name is compared with the names of its jobs.
 constexpr std::size_t kNamesComparedMax = 2000;
 
-json bits_json(const BitsValue& bits) {
-  return {{"activations", bits.activations}, {"weights", bits.weights}};
+std::string bits_json(const BitsValue& bits) {
+  return fmt::format(R"({{"activations":{},"weights":{}}})", bits.activations, bits.weights);
 }
 
-json method_json(std::string_view weights, std::string_view activations) {
-  return {{"activations", activations}, {"weights", weights}};
+std::string method_json(std::string_view weights, std::string_view activations) {
+  return fmt::format(R"({{"activations":"{}","weights":"{}"}})", activations, weights);
 }
 
-json schedule_json(const Options& options) {
-  json schedule = {{"kind", options.word(Option::kScheduleKind)},
-                   {"warmup_epochs", options.integer(Option::kWarmupEpochs)}};
+std::string schedule_json(const Options& options) {
+  std::string step;
   if (options.word(Option::kScheduleKind) == "step") {
-    schedule["at"] = options.fractions(Option::kScheduleAt);
-    schedule["factor"] = options.real(Option::kScheduleFactor);
+    std::string at;
+    for (const double fraction : options.fractions(Option::kScheduleAt)) {
+      at += fmt::format("{}{}", at.empty() ? "" : ",", real_text(fraction));
+    }
+    step = fmt::format(R"("at":[{}],"factor":{},)", at,
+                       real_text(options.real(Option::kScheduleFactor)));
   }
-  return schedule;
+  return fmt::format(R"({{{}"kind":"{}","warmup_epochs":{}}})", step,
+                     options.word(Option::kScheduleKind), options.integer(Option::kWarmupEpochs));
 }
 
-json augment_json(const Options& options) {
-  json augment = json::array();
-  const auto words = info(Option::kAugment).words;
-  for (std::size_t i = 0; i < words.size(); ++i) {
-    if ((options.integer(Option::kAugment) >> i & 1) != 0) augment.push_back(words[i]);
+std::string augment_json(const Options& options) {
+  std::string words;
+  const auto all = info(Option::kAugment).words;
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    if ((options.integer(Option::kAugment) >> i & 1) == 0) continue;
+    words += fmt::format(R"({}"{}")", words.empty() ? "" : ",", all[i]);
   }
-  return augment;
+  return fmt::format("[{}]", words);
 }
 
-// Everything but what depends on teacher and start.
-json spec_of(const Options& options) {
-  json spec = {
-      {"kind", "train"},
-      {"numerics", kNumerics},
-      {"model", options.word(Option::kModel)},
-      {"dataset", options.word(Option::kDataset)},
-      {"train_images", options.integer(Option::kTrainImages)},
-      {"method",
-       method_json(options.word(Option::kMethodWeights), options.word(Option::kMethodActivations))},
-      {"bits", bits_json(options.bits())},
-      {"epochs", options.integer(Option::kEpochs)},
-      {"batch_size", options.integer(Option::kBatchSize)},
-      {"seed", options.integer(Option::kSeed)},
-      {"optimizer",
-       {{"kind", options.word(Option::kOptimizerKind)},
-        {"learning_rate", options.real(Option::kLearningRate)},
-        {"momentum", options.real(Option::kMomentum)},
-        {"nesterov", options.integer(Option::kNesterov) != 0},
-        {"weight_decay", options.real(Option::kWeightDecay)}}},
-      {"schedule", schedule_json(options)},
-      {"augment", augment_json(options)},
-      {"validation", options.integer(Option::kValidation)},
-  };
-  if (options.word(Option::kDataset) == "synthetic") {
-    spec["synthetic"] = {{"seed", options.integer(Option::kSyntheticSeed)},
-                         {"test_images", options.integer(Option::kSyntheticTestImages)},
-                         {"train_images", options.integer(Option::kSyntheticTrainImages)}};
+// What a spec says of the job's inputs.
+struct SpecInputs {
+  bool has_teacher = false;
+  std::string_view init = "scratch";
+  std::string init_artifact;  // Hex digits, for "artifact" only.
+  std::string teacher_json;   // Of an outside teacher, else empty.
+  std::string teacher_model;  // Likewise.
+};
+
+// The canonical spec: keys in order, no white space. Written directly, because an experiment may
+// have 100,000 of them; all words come from closed lists, so nothing needs an escape.
+std::string spec_json(const Options& options, const SpecInputs& inputs) {
+  using enum Option;
+  std::string text;
+  const auto out = std::back_inserter(text);
+  fmt::format_to(out, R"({{"augment":{},"batch_size":{},"bits":{},"dataset":"{}",)",
+                 augment_json(options), options.integer(kBatchSize), bits_json(options.bits()),
+                 options.word(kDataset));
+  if (inputs.has_teacher) {
+    fmt::format_to(out, R"("distill":{{"kind":"kd","temperature":{},"weight":{}}},)",
+                   real_text(options.real(kDistillTemperature)),
+                   real_text(options.real(kDistillWeight)));
   }
-  return spec;
+  fmt::format_to(out, R"("epochs":{},"init":"{}",)", options.integer(kEpochs), inputs.init);
+  if (!inputs.init_artifact.empty()) {
+    fmt::format_to(out, R"("init_artifact":"{}",)", inputs.init_artifact);
+  }
+  fmt::format_to(out, R"("kind":"train","method":{},"model":"{}","numerics":{},)",
+                 method_json(options.word(kMethodWeights), options.word(kMethodActivations)),
+                 options.word(kModel), kNumerics);
+  fmt::format_to(
+      out,
+      R"("optimizer":{{"kind":"{}","learning_rate":{},"momentum":{},"nesterov":{},"weight_decay":{}}},)",
+      options.word(kOptimizerKind), real_text(options.real(kLearningRate)),
+      real_text(options.real(kMomentum)), options.integer(kNesterov) != 0,
+      real_text(options.real(kWeightDecay)));
+  fmt::format_to(out, R"("schedule":{},"seed":{},)", schedule_json(options),
+                 options.integer(kSeed));
+  if (options.word(kDataset) == "synthetic") {
+    fmt::format_to(out, R"("synthetic":{{"seed":{},"test_images":{},"train_images":{}}},)",
+                   options.integer(kSyntheticSeed), options.integer(kSyntheticTestImages),
+                   options.integer(kSyntheticTrainImages));
+  }
+  if (!inputs.teacher_json.empty()) fmt::format_to(out, R"("teacher":{},)", inputs.teacher_json);
+  fmt::format_to(out, R"("train_images":{},"validation":{}}})", options.integer(kTrainImages),
+                 options.integer(kValidation));
+  return text;
 }
 
 std::string_view option_name(InputRole role) {
@@ -99,13 +119,21 @@ struct AxisIndex {
   std::unordered_map<std::string_view, std::size_t> by_canonical;
 };
 
-// A job before merging, with what is needed to speak of it.
-struct Draft {
-  Job job;
-  Location entry;
-  Location teacher;  // Where its teacher is named, for a ladder where the ladder is.
+// Where a job's inputs are named, for messages after all jobs are there.
+struct Places {
+  Location teacher;  // For a ladder's rung where the ladder is.
   Location init;
   bool starts_from_teacher = false;
+};
+
+// A job in the making.
+struct Draft {
+  const Entry& entry;
+  const std::vector<std::size_t> at;  // Which value of each axis it has.
+  const Options& options;
+  Job job;
+  Places places;
+  SpecInputs spec;
 };
 
 class Expander {
@@ -116,41 +144,40 @@ class Expander {
   }
 
   absl::StatusOr<Graph> expand() {
-    drafts_.reserve(document_.job_count);
+    jobs_.reserve(document_.job_count);
+    places_.reserve(document_.job_count);
     for (const Entry& entry : document_.entries) {
-      for (std::size_t i = 0; i < entry.job_count; ++i)
-        BITRUNG_RETURN_IF_ERROR(add_draft(entry, i));
+      for (std::size_t i = 0; i < entry.job_count; ++i) BITRUNG_RETURN_IF_ERROR(add_job(entry, i));
     }
-    for (const Draft& draft : drafts_) BITRUNG_RETURN_IF_ERROR(check_parents(draft));
-    std::vector<Job> jobs;
-    jobs.reserve(drafts_.size());
-    for (Draft& draft : drafts_) jobs.push_back(std::move(draft.job));
-    const std::vector<std::size_t> order = parents_first(jobs);
-    if (order.size() < jobs.size()) return cycle(jobs, order);
-    return merge(std::move(jobs), order);
+    for (std::size_t i = 0; i < jobs_.size(); ++i) BITRUNG_RETURN_IF_ERROR(check_parents(i));
+    const std::vector<std::size_t> order = parents_first(jobs_);
+    if (order.size() < jobs_.size()) return cycle(order);
+    return merge(order);
   }
 
  private:
   // ---- one job
 
-  absl::Status add_draft(const Entry& entry, std::size_t number) {
-    const std::vector<std::size_t> at = entry.positions(number);
+  absl::Status add_job(const Entry& entry, std::size_t number) {
+    std::vector<std::size_t> at = entry.positions(number);
     Options options = entry.base;
     for (std::size_t i = 0; i < at.size(); ++i) {
       const Axis& axis = entry.axes[i];
       BITRUNG_RETURN_IF_ERROR(
           options.apply(axis.option, *axis.values[at[i]].node, axis.layer, axis.place, source_));
     }
-    Draft draft;
+    Draft draft{.entry = entry,
+                .at = std::move(at),
+                .options = options,
+                .job = {},
+                .places = {},
+                .spec = {}};
     Job& job = draft.job;
-    job.name = entry.job_name(at);
-    draft.entry = entry.where;
+    job.name = entry.job_name(draft.at);
     BITRUNG_RETURN_IF_ERROR(check_values(options, entry, job.name));
-
-    json spec = spec_of(options);
-    BITRUNG_RETURN_IF_ERROR(add_teacher(entry, at, options, draft, spec));
-    BITRUNG_RETURN_IF_ERROR(add_init(entry, at, options, draft, spec));
-    job.spec_json = spec.dump();
+    BITRUNG_RETURN_IF_ERROR(add_teacher(draft));
+    BITRUNG_RETURN_IF_ERROR(add_init(draft));
+    job.spec_json = spec_json(options, draft.spec);
 
     job.retries = static_cast<std::uint32_t>(options.integer(Option::kRetries));
     job.timeout_seconds = options.real(Option::kTimeout);
@@ -167,7 +194,8 @@ class Expander {
     job.activation_bits = options.bits().activations;
     job.seed = static_cast<std::uint64_t>(options.integer(Option::kSeed));
     job.epochs = static_cast<int>(options.integer(Option::kEpochs));
-    drafts_.push_back(std::move(draft));
+    jobs_.push_back(std::move(job));
+    places_.push_back(draft.places);
     return absl::OkStatus();
   }
 
@@ -247,36 +275,31 @@ class Expander {
            });
   }
 
-  absl::Status add_teacher(const Entry& entry, const std::vector<std::size_t>& at,
-                           const Options& options, Draft& draft, json& spec) {
-    const Reference& reference = options.reference(Option::kTeacher);
-    draft.teacher = options.where(Option::kTeacher);
-    bool has_teacher = true;
-    if (entry.ladder && at[*entry.ladder] > 0) {
-      std::vector<std::size_t> above = at;
+  absl::Status add_teacher(Draft& draft) {
+    const Entry& entry = draft.entry;
+    const Reference& reference = draft.options.reference(Option::kTeacher);
+    draft.places.teacher = draft.options.where(Option::kTeacher);
+    draft.spec.has_teacher = true;
+    if (entry.ladder && draft.at[*entry.ladder] > 0) {
+      std::vector<std::size_t> above = draft.at;
       --above[*entry.ladder];
-      draft.teacher = entry.axes[*entry.ladder].where;
+      draft.places.teacher = entry.axes[*entry.ladder].where;
       draft.job.inputs.push_back(job_input(InputRole::kTeacher, number_of(entry, above)));
-    } else if (reference.kind == Reference::Kind::kJob) {
-      BITRUNG_ASSIGN_OR_RETURN(
-          const std::size_t teacher,
-          resolve(InputRole::kTeacher, reference.target, entry, at, draft, draft.teacher));
-      draft.job.inputs.push_back(job_input(InputRole::kTeacher, teacher));
-    } else if (reference.kind == Reference::Kind::kFile) {
-      BITRUNG_RETURN_IF_ERROR(add_outside_teacher(reference, options, draft, spec));
-    } else {
-      has_teacher = false;
-    }
-    if (has_teacher) {
-      spec["distill"] = {{"kind", "kd"},
-                         {"temperature", options.real(Option::kDistillTemperature)},
-                         {"weight", options.real(Option::kDistillWeight)}};
       return absl::OkStatus();
     }
+    if (reference.kind == Reference::Kind::kJob) {
+      BITRUNG_ASSIGN_OR_RETURN(const std::size_t teacher,
+                               resolve(InputRole::kTeacher, reference.target, draft));
+      draft.job.inputs.push_back(job_input(InputRole::kTeacher, teacher));
+      return absl::OkStatus();
+    }
+    if (reference.kind == Reference::Kind::kFile) return add_outside_teacher(draft);
+
+    draft.spec.has_teacher = false;
     for (const Option option : {Option::kDistillTemperature, Option::kDistillWeight}) {
-      if (options.layer(option) == Layer::kJob && !may_lack_teacher(entry)) {
+      if (draft.options.layer(option) == Layer::kJob && !may_lack_teacher(entry)) {
         return source_.invalid(
-            options.where(option),
+            draft.options.where(option),
             fmt::format(
                 "{}: {} is set, but the job has no teacher; say teacher: NAME, or remove distill",
                 draft.job.name, info(option).name));
@@ -285,51 +308,42 @@ class Expander {
     return absl::OkStatus();
   }
 
-  absl::Status add_init(const Entry& entry, const std::vector<std::size_t>& at,
-                        const Options& options, Draft& draft, json& spec) {
-    const Reference& reference = options.reference(Option::kInit);
-    const Location where = options.where(Option::kInit);
-    draft.init = where;
-    spec["init"] = "scratch";
+  absl::Status add_init(Draft& draft) {
+    const Reference& reference = draft.options.reference(Option::kInit);
+    const Location where = draft.options.where(Option::kInit);
+    draft.places.init = where;
     switch (reference.kind) {
       case Reference::Kind::kNone:
         return absl::OkStatus();
       case Reference::Kind::kTeacher:
-        return add_init_from_teacher(entry, options, draft, spec);
+        return add_init_from_teacher(draft);
       case Reference::Kind::kJob: {
-        BITRUNG_ASSIGN_OR_RETURN(const std::size_t job, resolve(InputRole::kInit, reference.target,
-                                                                entry, at, draft, where));
+        BITRUNG_ASSIGN_OR_RETURN(const std::size_t job,
+                                 resolve(InputRole::kInit, reference.target, draft));
         draft.job.inputs.push_back(job_input(InputRole::kInit, job));
-        spec["init"] = "job";
+        draft.spec.init = "job";
         return absl::OkStatus();
       }
       case Reference::Kind::kFile: {
         BITRUNG_ASSIGN_OR_RETURN(const OutsideFile* file,
-                                 outside_file(InputRole::kInit, reference, where));
-        BITRUNG_RETURN_IF_ERROR(
-            check_file_classes(InputRole::kInit, reference, *file, options, draft, where));
-        const std::string_view model = options.word(Option::kModel);
-        if (file->trained_as && file->trained_as->model != model) {
-          return source_.invalid(
-              where,
-              fmt::format("{} starts from {}, which holds a {}, but its model is {}; both must be "
-                          "the same network",
-                          draft.job.name, reference.target, file->trained_as->model, model));
+                                 outside_file(InputRole::kInit, reference, draft));
+        if (file->trained_as) {
+          BITRUNG_RETURN_IF_ERROR(
+              check_same_network(draft, where, reference.target, file->trained_as->model));
         }
         draft.job.inputs.push_back(file_input(InputRole::kInit, reference, *file));
-        spec["init"] = "artifact";
-        spec["init_artifact"] = file->sha256.hex();
+        draft.spec.init = "artifact";
+        draft.spec.init_artifact = file->sha256.hex();
         return absl::OkStatus();
       }
     }
     BITRUNG_CHECK(!"a kind of reference without an init");
   }
 
-  absl::Status add_init_from_teacher(const Entry& entry, const Options& options, Draft& draft,
-                                     json& spec) const {
-    const Location where = options.where(Option::kInit);
-    if (draft.job.inputs.empty()) {
-      if (options.layer(Option::kInit) != Layer::kJob || may_lack_teacher(entry)) {
+  absl::Status add_init_from_teacher(Draft& draft) const {
+    const Location where = draft.places.init;
+    if (!draft.spec.has_teacher) {
+      if (draft.options.layer(Option::kInit) != Layer::kJob || may_lack_teacher(draft.entry)) {
         return absl::OkStatus();
       }
       return source_.invalid(where,
@@ -337,68 +351,72 @@ class Expander {
                                          "teacher: NAME, or init: scratch",
                                          draft.job.name));
     }
-    const Reference& teacher = options.reference(Option::kTeacher);
-    if (entry_by_name_.contains("teacher") &&
-        teacher.target.substr(0, teacher.target.find('.')) != "teacher") {
+    const std::string& teacher = draft.options.reference(Option::kTeacher).target;
+    if (entry_by_name_.contains("teacher") && teacher.substr(0, teacher.find('.')) != "teacher") {
       return source_.invalid(
           where, fmt::format("{}: init is teacher, which could be its own teacher or the "
                              "job of that name; rename the job \"teacher\"",
                              draft.job.name));
     }
-    draft.starts_from_teacher = true;
-    spec["init"] = "teacher";
-    const std::string model(options.word(Option::kModel));
-    if (spec.contains("teacher") && spec["teacher"]["model"] != model) {
-      return source_.invalid(
-          where,
-          fmt::format(
-              "{} starts from its teacher {}, which is a {}, but its model is {}; both must "
-              "be the same network",
-              draft.job.name, teacher.target, spec["teacher"]["model"].get<std::string>(), model));
-    }
-    return absl::OkStatus();
+    draft.spec.init = "teacher";
+    draft.places.starts_from_teacher = true;
+    if (draft.spec.teacher_model.empty()) return absl::OkStatus();
+    return check_same_network(draft, where, teacher, draft.spec.teacher_model);
   }
 
-  absl::Status add_outside_teacher(const Reference& reference, const Options& options, Draft& draft,
-                                   json& spec) {
-    const Location where = draft.teacher;
+  absl::Status check_same_network(const Draft& draft, Location where, std::string_view origin,
+                                  std::string_view model) const {
+    const std::string_view own = draft.options.word(Option::kModel);
+    if (model == own) return absl::OkStatus();
+    return source_.invalid(
+        where, fmt::format("{} starts from {}, which is a {}, but its model is {}; both "
+                           "must be the same network",
+                           draft.job.name, origin, model, own));
+  }
+
+  absl::Status add_outside_teacher(Draft& draft) {
+    const Reference& reference = draft.options.reference(Option::kTeacher);
     BITRUNG_ASSIGN_OR_RETURN(const OutsideFile* file,
-                             outside_file(InputRole::kTeacher, reference, where));
-    BITRUNG_RETURN_IF_ERROR(
-        check_file_classes(InputRole::kTeacher, reference, *file, options, draft, where));
+                             outside_file(InputRole::kTeacher, reference, draft));
     const std::optional<TrainedAs>& known = file->trained_as;
     if (reference.model.empty() && !known) {
       return source_.invalid(
-          where,
-          fmt::format(
-              "teacher {} does not say what network it is; add its model, such as {{artifact: "
-              "{}, model: resnet110}}",
-              reference.target, reference.target));
+          draft.places.teacher,
+          fmt::format("teacher artifact {} does not say what network it is; add its model, "
+                      "such as {{artifact: {}, model: resnet110}}",
+                      reference.target, reference.target));
     }
-    const BitsValue bits = reference.bits ? *reference.bits : known ? known->bits : BitsValue{};
-    const Options& defaults = Options::built_in();
-    const MethodValue method =
-        reference.method ? *reference.method
-        : known          ? known->method
-                         : MethodValue{std::string(defaults.word(Option::kMethodWeights)),
-                              std::string(defaults.word(Option::kMethodActivations))};
-    const std::string model = reference.model.empty() ? known->model : reference.model;
-    if (known && (model != known->model || bits != known->bits || method != known->method)) {
+    TrainedAs used;
+    if (known) {
+      used = *known;
+    } else {
+      used.method = {std::string(Options::built_in().word(Option::kMethodWeights)),
+                     std::string(Options::built_in().word(Option::kMethodActivations))};
+    }
+    if (!reference.model.empty()) used.model = reference.model;
+    if (reference.bits) used.bits = *reference.bits;
+    if (reference.method) used.method = *reference.method;
+    if (known && used != *known) {
       return source_.invalid(
-          where,
+          draft.places.teacher,
           fmt::format(
-              "teacher {} was trained as {} with w{}a{} bits by {}/{}; the options say {} with "
-              "w{}a{} bits by {}/{}, remove them",
-              reference.target, known->model, known->bits.weights, known->bits.activations,
-              known->method.weights, known->method.activations, model, bits.weights,
-              bits.activations, method.weights, method.activations));
+              "teacher artifact {} was trained as {}, the options say {}; remove the options that "
+              "differ, or name another file",
+              reference.target, described(*known), described(used)));
     }
-    spec["teacher"] = {{"artifact", file->sha256.hex()},
-                       {"bits", bits_json(bits)},
-                       {"method", method_json(method.weights, method.activations)},
-                       {"model", model}};
+    draft.spec.teacher_model = used.model;
+    draft.spec.teacher_json =
+        fmt::format(R"({{"artifact":"{}","bits":{},"method":{},"model":"{}"}})", file->sha256.hex(),
+                    bits_json(used.bits), method_json(used.method.weights, used.method.activations),
+                    used.model);
     draft.job.inputs.push_back(file_input(InputRole::kTeacher, reference, *file));
     return absl::OkStatus();
+  }
+
+  static std::string described(const TrainedAs& trained) {
+    return fmt::format("{} with w{}a{} bits by {}/{}", trained.model, trained.bits.weights,
+                       trained.bits.activations, trained.method.weights,
+                       trained.method.activations);
   }
 
   static Input job_input(InputRole role, std::size_t job) {
@@ -414,29 +432,29 @@ class Expander {
 
   // Each file is read once, however many jobs use it.
   absl::StatusOr<const OutsideFile*> outside_file(InputRole role, const Reference& reference,
-                                                  Location where) {
-    const auto known = files_.find(reference.target);
-    if (known != files_.end()) return &known->second;
-    absl::StatusOr<OutsideFile> file = inspect_outside_file(directory_ / reference.target);
-    if (!file.ok()) {
-      return source_.invalid(
-          where, fmt::format("{} artifact {}", option_name(role), message(file.status())));
+                                                  const Draft& draft) {
+    const Location where = role == InputRole::kTeacher ? draft.places.teacher : draft.places.init;
+    auto known = files_.find(reference.target);
+    if (known == files_.end()) {
+      absl::StatusOr<OutsideFile> file = inspect_outside_file(directory_ / reference.target);
+      if (!file.ok()) {
+        return source_.invalid(
+            where, fmt::format("{} artifact {}", option_name(role), message(file.status())));
+      }
+      known = files_.emplace(reference.target, *std::move(file)).first;
     }
-    return &files_.emplace(reference.target, *std::move(file)).first->second;
-  }
-
-  absl::Status check_file_classes(InputRole role, const Reference& reference,
-                                  const OutsideFile& file, const Options& options,
-                                  const Draft& draft, Location where) const {
-    const std::string_view dataset = options.word(Option::kDataset);
+    const OutsideFile& file = known->second;
+    const std::string_view dataset = draft.options.word(Option::kDataset);
     const int classes = dataset_info(dataset).classes;
-    if (!file.classes || *file.classes == classes) return absl::OkStatus();
-    return source_.invalid(
-        where,
-        fmt::format(
-            "{} artifact {} does not fit {}: its tensor fc.weight has {} rows, one per class, "
-            "{} has {} classes",
-            option_name(role), reference.target, draft.job.name, *file.classes, dataset, classes));
+    if (file.classes && *file.classes != classes) {
+      return source_.invalid(
+          where,
+          fmt::format("{} artifact {} does not fit {}: its tensor fc.weight has {} rows, one per "
+                      "class, but {} has {} classes",
+                      option_name(role), reference.target, draft.job.name, *file.classes, dataset,
+                      classes));
+    }
+    return &file;
   }
 
   // ---- references by name
@@ -462,35 +480,32 @@ class Expander {
   // The job meant by `target` in the student: the entry, the parts that the target names, and for
   // the rest the parts that the student has itself.
   absl::StatusOr<std::size_t> resolve(InputRole role, const std::string& target,
-                                      const Entry& student,
-                                      const std::vector<std::size_t>& student_at,
-                                      const Draft& draft, Location where) {
-    const std::string what =
-        fmt::format("{} of {} is {}", option_name(role), draft.job.name, in_quotes(target));
+                                      const Draft& draft) {
     const std::size_t dot = std::min(target.find('.'), target.size());
     const auto found = entry_by_name_.find(std::string_view(target).substr(0, dot));
-    if (found == entry_by_name_.end()) return unknown_job(what, target, nullptr, where);
+    if (found == entry_by_name_.end()) return unknown_job(role, target, draft, nullptr);
     const Entry& entry = *found->second;
 
     std::vector<std::optional<std::size_t>> at(entry.axes.size());
     for (std::string_view rest = std::string_view(target).substr(dot); !rest.empty();) {
-      if (!take_part(entry, rest, at)) return unknown_job(what, target, &entry, where);
+      if (!take_part(entry, rest, at)) return unknown_job(role, target, draft, &entry);
     }
     bool is_ambiguous = false;
     for (std::size_t i = 0; i < at.size(); ++i) {
       if (at[i]) continue;
       const Axis& axis = entry.axes[i];
-      const auto own = std::ranges::find(student.axes, axis.option, &Axis::option);
-      if (own != student.axes.end()) {
-        const AxisValue& value =
-            own->values[student_at[static_cast<std::size_t>(own - student.axes.begin())]];
+      const std::vector<Axis>& own_axes = draft.entry.axes;
+      const auto own = std::ranges::find(own_axes, axis.option, &Axis::option);
+      if (own != own_axes.end()) {
+        const auto own_index = static_cast<std::size_t>(own - own_axes.begin());
+        const AxisValue& value = own->values[draft.at[own_index]];
         const AxisIndex& index = index_of(axis);
         const auto same = index.by_canonical.find(value.canonical);
         if (same == index.by_canonical.end()) {
-          return source_.invalid(
-              where,
-              fmt::format("{}, but none of its jobs has {}={}; name one, such as {}", what,
-                          axis.key, value.label, in_quotes(entry.job_name(entry.positions(0)))));
+          return refused(
+              role, target, draft,
+              fmt::format("but none of its jobs has {}={}; name one, such as {}", axis.key,
+                          value.label, in_quotes(entry.job_name(entry.positions(0)))));
         }
         at[i] = same->second;
       } else if (axis.values.size() == 1) {
@@ -499,10 +514,20 @@ class Expander {
         is_ambiguous = true;
       }
     }
-    if (is_ambiguous) return ambiguous(what, entry, at, where);
+    if (is_ambiguous) {
+      return refused(role, target, draft,
+                     fmt::format("which could be {}; name one of them", candidates(entry, at)));
+    }
     std::vector<std::size_t> exact;
     for (const auto& position : at) exact.push_back(*position);
     return number_of(entry, exact);
+  }
+
+  absl::Status refused(InputRole role, std::string_view target, const Draft& draft,
+                       std::string_view why) const {
+    return source_.invalid(role == InputRole::kTeacher ? draft.places.teacher : draft.places.init,
+                           fmt::format("{} of {} is {}, {}", option_name(role), draft.job.name,
+                                       in_quotes(target), why));
   }
 
   // Takes ".key=value" off the front of `rest`; false if the entry has no such part.
@@ -526,38 +551,32 @@ class Expander {
     return false;
   }
 
-  absl::Status unknown_job(const std::string& what, const std::string& target, const Entry* entry,
-                           Location where) const {
+  absl::Status unknown_job(InputRole role, const std::string& target, const Draft& draft,
+                           const Entry* entry) const {
     std::vector<std::string> names;
-    if (entry != nullptr) {
-      for (std::size_t i = 0; i < std::min(entry->job_count, kNamesComparedMax); ++i) {
-        names.push_back(entry->job_name(entry->positions(i)));
-      }
-    } else {
-      for (const Entry& other : document_.entries) {
-        names.push_back(other.name);
-        if (names.size() == kNamesComparedMax) break;
-      }
-    }
-    const auto meant = nearest(target, names);
-    if (meant) {
-      return source_.invalid(where, fmt::format("{}; there is no such job, did you mean {}?", what,
-                                                in_quotes(*meant)));
-    }
     const std::size_t total = entry != nullptr ? entry->job_count : document_.entries.size();
-    return source_.invalid(
-        where, fmt::format("{}; there is no such job, expected {}", what, some_of(names, total)));
+    for (std::size_t i = 0; i < std::min(total, kNamesComparedMax); ++i) {
+      names.push_back(entry != nullptr ? entry->job_name(entry->positions(i))
+                                       : document_.entries[i].name);
+    }
+    if (const auto meant = nearest(target, names)) {
+      return refused(role, target, draft,
+                     fmt::format("which is no job; did you mean {}?", in_quotes(*meant)));
+    }
+    return refused(role, target, draft,
+                   fmt::format("which is no job; expected {}", some_of(names, total)));
   }
 
-  // "a, b or c", or the first few "and 96 more".
+  // "a, b or c", or the first few "or 96 more".
   static std::string some_of(std::vector<std::string> names, std::size_t total) {
     if (total <= kNamesShownMax) return listed(names, "or");
     names.resize(std::min(names.size(), kNamesShownMax));
     return fmt::format("{} or {} more", listed(names, ""), total - names.size());
   }
 
-  absl::Status ambiguous(const std::string& what, const Entry& entry,
-                         const std::vector<std::optional<std::size_t>>& at, Location where) const {
+  // The entry's jobs that have the positions given in `at`.
+  static std::string candidates(const Entry& entry,
+                                const std::vector<std::optional<std::size_t>>& at) {
     std::size_t total = 1;
     for (std::size_t i = 0; i < at.size(); ++i) total *= at[i] ? 1 : entry.axes[i].values.size();
     std::vector<std::string> names;
@@ -571,18 +590,18 @@ class Expander {
       }
       names.push_back(entry.job_name(exact));
     }
-    return source_.invalid(
-        where, fmt::format("{}, which could be {}; name one of them", what, some_of(names, total)));
+    return some_of(std::move(names), total);
   }
 
   // ---- all jobs
 
-  absl::Status check_parents(const Draft& draft) const {
-    const Job& job = draft.job;
+  absl::Status check_parents(std::size_t index) const {
+    const Job& job = jobs_[index];
+    const Places& places = places_[index];
     for (const Input& input : job.inputs) {
       if (!input.job) continue;
-      const Job& parent = drafts_[*input.job].job;
-      const Location where = input.role == InputRole::kTeacher ? draft.teacher : draft.init;
+      const Job& parent = jobs_[*input.job];
+      const Location where = input.role == InputRole::kTeacher ? places.teacher : places.init;
       const DatasetInfo own = dataset_info(job.dataset);
       const DatasetInfo other = dataset_info(parent.dataset);
       if (own.classes != other.classes || own.image_size != other.image_size) {
@@ -594,10 +613,10 @@ class Expander {
                         other.image_size, other.image_size, job.name, job.dataset, own.classes,
                         own.image_size, own.image_size));
       }
-      const bool is_start = input.role == InputRole::kInit || draft.starts_from_teacher;
+      const bool is_start = input.role == InputRole::kInit || places.starts_from_teacher;
       if (is_start && parent.model != job.model) {
         return source_.invalid(
-            draft.init,
+            places.init,
             fmt::format("{} starts from {}, which is a {}, but its model is {}; both must be the "
                         "same network",
                         job.name, parent.name, parent.model, job.model));
@@ -607,20 +626,20 @@ class Expander {
   }
 
   // `order` has every job that is in no cycle and behind none.
-  absl::Status cycle(const std::vector<Job>& jobs, const std::vector<std::size_t>& order) const {
-    std::vector<bool> is_left(jobs.size(), true);
+  absl::Status cycle(const std::vector<std::size_t>& order) const {
+    std::vector<bool> is_left(jobs_.size(), true);
     for (const std::size_t job : order) is_left[job] = false;
     // Each job left waits for another one left, so following those ends in the cycle.
-    std::vector<bool> is_met(jobs.size(), false);
+    std::vector<bool> is_met(jobs_.size(), false);
     auto job = static_cast<std::size_t>(std::ranges::find(is_left, true) - is_left.begin());
     std::vector<std::size_t> path;
     while (!is_met[job]) {
       is_met[job] = true;
       path.push_back(job);
-      const auto next = std::ranges::find_if(jobs[job].inputs, [&is_left](const Input& input) {
+      const auto next = std::ranges::find_if(jobs_[job].inputs, [&is_left](const Input& input) {
         return input.job && is_left[*input.job];
       });
-      BITRUNG_CHECK(next != jobs[job].inputs.end());
+      BITRUNG_CHECK(next != jobs_[job].inputs.end());
       job = *next->job;
     }
     path.erase(path.begin(), std::ranges::find(path, job));
@@ -632,24 +651,24 @@ class Expander {
         names += fmt::format("… ({} more) -> ", path.size() - i);
         break;
       }
-      names += jobs[path[i]].name + " -> ";
+      names += jobs_[path[i]].name + " -> ";
     }
-    const Draft& first = drafts_[path.front()];
+    const Places& first = places_[path.front()];
     const bool is_teacher =
-        std::ranges::any_of(jobs[path.front()].inputs, [&path](const Input& input) {
+        std::ranges::any_of(jobs_[path.front()].inputs, [&path](const Input& input) {
           return input.role == InputRole::kTeacher && input.job == path.back();
         });
     return source_.invalid(is_teacher ? first.teacher : first.init,
-                           fmt::format("jobs form a cycle: {}{}", names, jobs[path.front()].name));
+                           fmt::format("jobs form a cycle: {}{}", names, jobs_[path.front()].name));
   }
 
   // Jobs with equal specs and equal inputs are one job: the first one of the file, which takes the
   // names of the others as aliases and the most demanding of their settings.
-  absl::StatusOr<Graph> merge(std::vector<Job> jobs, const std::vector<std::size_t>& order) const {
-    std::vector<Digest> identity(jobs.size());
+  absl::StatusOr<Graph> merge(const std::vector<std::size_t>& order) {
+    std::vector<Digest> identity(jobs_.size());
     for (const std::size_t index : order) {
-      std::string text = jobs[index].spec_json;
-      for (const Input& input : jobs[index].inputs) {
+      std::string text = jobs_[index].spec_json;
+      for (const Input& input : jobs_[index].inputs) {
         text += fmt::format("\n{} ", name(input.role));
         text += (input.job ? identity[*input.job] : input.file_sha256.value()).raw();
       }
@@ -658,21 +677,21 @@ class Expander {
     Graph graph;
     graph.name = document_.name;
     std::unordered_map<Digest, std::size_t, DigestHash> merged_index;
-    for (std::size_t i = 0; i < jobs.size(); ++i) {
+    for (std::size_t i = 0; i < jobs_.size(); ++i) {
       const auto [found, is_new] = merged_index.emplace(identity[i], graph.jobs.size());
       if (is_new) {
-        graph.jobs.push_back(std::move(jobs[i]));
+        graph.jobs.push_back(std::move(jobs_[i]));
         continue;
       }
       Job& kept = graph.jobs[found->second];
-      kept.aliases.push_back(jobs[i].name);
-      kept.retries = std::max(kept.retries, jobs[i].retries);
-      const bool is_unlimited = kept.timeout_seconds == 0 || jobs[i].timeout_seconds == 0;
+      kept.aliases.push_back(jobs_[i].name);
+      kept.retries = std::max(kept.retries, jobs_[i].retries);
+      const bool is_unlimited = kept.timeout_seconds == 0 || jobs_[i].timeout_seconds == 0;
       kept.timeout_seconds =
-          is_unlimited ? 0 : std::max(kept.timeout_seconds, jobs[i].timeout_seconds);
-      kept.priority = std::max(kept.priority, jobs[i].priority);
-      kept.devices = std::max(kept.devices, jobs[i].devices);
-      kept.memory_bytes = std::max(kept.memory_bytes, jobs[i].memory_bytes);
+          is_unlimited ? 0 : std::max(kept.timeout_seconds, jobs_[i].timeout_seconds);
+      kept.priority = std::max(kept.priority, jobs_[i].priority);
+      kept.devices = std::max(kept.devices, jobs_[i].devices);
+      kept.memory_bytes = std::max(kept.memory_bytes, jobs_[i].memory_bytes);
     }
     std::vector<std::size_t> children(graph.jobs.size());
     for (Job& job : graph.jobs) {
@@ -695,7 +714,8 @@ class Expander {
   std::unordered_map<std::string_view, const Entry*> entry_by_name_;
   std::unordered_map<const Axis*, AxisIndex> axis_index_;
   std::map<std::string, OutsideFile> files_;
-  std::vector<Draft> drafts_;
+  std::vector<Job> jobs_;  // Before merging.
+  std::vector<Places> places_;
 };
 
 }  // namespace

@@ -239,7 +239,8 @@ class LeafReader {
     if (is_teacher) allowed.insert(allowed.end(), {"model", "bits", "method"});
     for (const MapEntry& entry : node_.entries) {
       if (std::ranges::find(allowed, entry.key) == allowed.end()) {
-        return source_.invalid(entry.where, unknown_option(entry.key, row_.name, allowed));
+        return source_.invalid(entry.where,
+                               unknown_option(entry.key, fmt::format("in {}", row_.name), allowed));
       }
       BITRUNG_RETURN_IF_ERROR(read_file_entry(entry, reference));
     }
@@ -433,7 +434,7 @@ absl::Status Options::apply_group(std::string_view group, const YamlNode& node, 
   for (const MapEntry& entry : node.entries) {
     if (std::ranges::find(leaves, entry.key) == leaves.end()) {
       return source.invalid(
-          entry.where, unknown_option(entry.key, fmt::format("{} of {}", group, place), leaves));
+          entry.where, unknown_option(entry.key, fmt::format("in {} of {}", group, place), leaves));
     }
   }
   // The kind comes first, wherever it stands: it decides what the other values start from.
@@ -505,7 +506,7 @@ std::string real_text(double value) {
 
 std::string unknown_option(std::string_view name, std::string_view place,
                            const std::vector<std::string>& allowed) {
-  const std::string what = fmt::format("unknown option {} in {}", in_quotes(name), place);
+  const std::string what = fmt::format("unknown option {} {}", in_quotes(name), place);
   const bool is_dotted_allowed = std::ranges::any_of(
       allowed, [](const std::string& word) { return word.find('.') != std::string::npos; });
   // "learning_rate" is right, only one level too high.

@@ -82,7 +82,7 @@ class Options {
   BitsValue bits() const;
 
   // Sets a leaf ("optimizer.learning_rate"), a group ("optimizer", partial maps keep the rest) or a
-  // short form ("bits: w1a32"). `place` ends a message: "defaults", "job alone".
+  // short form ("bits: w1a32"). `place` says whose value it is: "defaults", "job alone".
   absl::Status apply(std::string_view name, const YamlNode& node, Layer layer,
                      std::string_view place, const Source& source);
 
@@ -115,7 +115,7 @@ std::string value_label(const Options& options, std::string_view name, const Yam
 // A shortest decimal form that reads back as the same number, always recognizable as a real: "1.0".
 std::string real_text(double value);
 
-// "unknown option ... in PLACE; did you mean ...?", or what is allowed there.
+// "unknown option ... PLACE; did you mean ...?", or what is allowed there.
 std::string unknown_option(std::string_view name, std::string_view place,
                            const std::vector<std::string>& allowed);
 

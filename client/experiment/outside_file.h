@@ -20,6 +20,7 @@ struct TrainedAs {
   std::string model;
   BitsValue bits;
   MethodValue method;
+  bool operator==(const TrainedAs&) const = default;
 };
 
 struct OutsideFile {

@@ -21,6 +21,8 @@ namespace {
 // before it sees the text. Brackets inside quotes and comments are counted too, hence far above the
 // nesting that the tree allows.
 constexpr int kOpenBracketsMax = 1000;
+// Ten for each of the 100,000 jobs that an experiment may have; a value takes some hundred bytes.
+constexpr std::size_t kValuesMax = 1'000'000;
 
 // Unwinds yaml-cpp from inside an event, the only way to stop it. Never leaves parse_yaml().
 struct Refusal {
@@ -37,8 +39,10 @@ class TreeBuilder : public YAML::EventHandler {
 
   void OnDocumentStart(const YAML::Mark& mark) override {
     if (++documents_ > 1) {
-      refuse(mark,
-             "a second document starts here; an experiment file holds one, remove the \"---\"");
+      refuse(
+          mark,
+          "a second document starts here; an experiment file is one mapping, remove the \"---\" or "
+          "the text behind its end");
     }
   }
   void OnDocumentEnd() override {}
@@ -126,10 +130,17 @@ class TreeBuilder : public YAML::EventHandler {
     BITRUNG_CHECK(!open_.empty());
     YamlNode node = std::move(open_.back().node);
     open_.pop_back();
-    add(std::move(node), YAML::Mark::null_mark());
+    YAML::Mark mark;
+    mark.line = node.where.line - 1;
+    add(std::move(node), mark);
   }
 
   void add(YamlNode node, const YAML::Mark& mark) {
+    if (++values_ > kValuesMax) {
+      throw Refusal{source_.exhausted(
+          location(mark), fmt::format("more than {} values; a sweep says the same in fewer",
+                                      with_separators(kValuesMax)))};
+    }
     if (open_.empty()) {
       root_ = std::move(node);
       return;
@@ -157,6 +168,7 @@ class TreeBuilder : public YAML::EventHandler {
   const Source& source_;
   const int override_index_;
   int documents_ = 0;
+  std::size_t values_ = 0;
   YamlNode root_;
   std::vector<Open> open_;
 };
