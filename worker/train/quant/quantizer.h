@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "worker/train/quant/unit_grid.h"
 #include "worker/train/torch_compat.h"
 
 namespace bitrung::train {
@@ -30,18 +31,6 @@ class WeightQuantizer : public QuantizerState {
   // w: weights of one convolution, any shape. The result has its shape and is differentiable with
   // respect to w.
   virtual at::Tensor quantize(const at::Tensor& w) = 0;
-};
-
-// clamp(x, 0, 1) on a uniform grid, gradient 1 on 0 <= x <= 1 and 0 elsewhere: the form that the
-// fused kernels of nn/norm_act.h know.
-struct UnitGrid {
-  enum class Rounding {
-    kNone,     // The ReLU stays as it is: no clamp.
-    kNearest,  // rint(levels * x) / levels, ties to even.
-    kSign,     // 1 for every x > 0.
-  };
-  Rounding rounding = Rounding::kNone;
-  float levels = 0.0F;  // 2^k - 1; only for kNearest.
 };
 
 class ActivationQuantizer : public QuantizerState {
