@@ -1,5 +1,8 @@
 #include "server/rpc/results_table.h"
 
+#include <cmath>
+#include <optional>
+
 #include <gtest/gtest.h>
 
 namespace bitrung::rpc {
