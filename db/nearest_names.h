@@ -13,7 +13,7 @@ namespace bitrung::db {
 std::vector<std::string> nearest_names(std::string_view wanted,
                                        const std::vector<std::string>& known);
 
-// `; did you mean "bit-ladder"?`, or nothing if no name is near.
+// `did you mean "bit-ladder"? ` with a space at the end, or nothing if no name is near.
 std::string did_you_mean(std::string_view wanted, const std::vector<std::string>& known);
 
 }  // namespace bitrung::db

@@ -177,7 +177,7 @@ class SqliteReader final : public StoreReader {
       if (id) return no_experiment(*id);
       BITRUNG_ASSIGN_OR_RETURN(const auto known, texts(statements_.experiment_names.query()));
       return absl::NotFoundError(
-          fmt::format("there is no experiment \"{}\"{}; `bitrung list` shows all", reference,
+          fmt::format("there is no experiment \"{}\"; {}`bitrung list` shows all", reference,
                       did_you_mean(reference, known)));
     });
   }
@@ -247,7 +247,7 @@ class SqliteReader final : public StoreReader {
       if (!owner) return no_experiment(number(id));
       BITRUNG_ASSIGN_OR_RETURN(const auto known, texts(statements_.job_names.query(id)));
       return absl::NotFoundError(fmt::format(
-          "there is no job \"{}\" in experiment {} ({}){}; `bitrung status {}` shows "
+          "there is no job \"{}\" in experiment {} ({}); {}`bitrung status {}` shows "
           "all",
           job_name, number(id), owner->name, did_you_mean(job_name, known), number(id)));
     });

@@ -22,12 +22,16 @@ struct ExperimentRow {
   std::string source_yaml;
   std::int64_t submitted_at_ms = 0;
   std::int64_t finished_at_ms = 0;
+
+  bool operator==(const ExperimentRow&) const = default;
 };
 
 struct InputRow {
   InputRole role{};
   std::optional<JobId> parent;       // Exactly one of the two is set.
   std::optional<Digest> artifact;
+
+  bool operator==(const InputRow&) const = default;
 };
 
 // What never changes about a job.
@@ -53,6 +57,8 @@ struct JobSpecRow {
   std::uint64_t memory_bytes = 0;
   double estimated_flops = 0;
   std::vector<InputRow> inputs;
+
+  bool operator==(const JobSpecRow&) const = default;
 };
 
 // Final numbers.
@@ -64,6 +70,8 @@ struct ResultRow {
   double duration_seconds = 0;
   double images_per_second = 0;
   Digest artifact;
+
+  bool operator==(const ResultRow&) const = default;
 };
 
 // What changes about a job.
@@ -82,6 +90,8 @@ struct JobStateRow {
   std::uint32_t resume_epoch = 0;
   std::int64_t started_at_ms = 0;
   std::int64_t finished_at_ms = 0;
+
+  bool operator==(const JobStateRow&) const = default;
 };
 
 struct JobRow {
@@ -89,6 +99,8 @@ struct JobRow {
   JobStateRow state;
   std::string worker;  // Name of the latest attempt's worker; empty before the first.
   std::int64_t changed_seq = 0;
+
+  bool operator==(const JobRow&) const = default;
 };
 
 struct AttemptRow {
@@ -106,6 +118,8 @@ struct AttemptRow {
   std::int64_t started_at_ms = 0;
   std::int64_t finished_at_ms = 0;
   std::uint32_t resumed_epoch = 0;
+
+  bool operator==(const AttemptRow&) const = default;
 };
 
 // The digest a data set must have for the jobs of one experiment.
@@ -113,6 +127,8 @@ struct PinRow {
   ExperimentId experiment{};
   std::string dataset;
   Digest sha256;
+
+  bool operator==(const PinRow&) const = default;
 };
 
 struct WorkerRow {
@@ -122,12 +138,16 @@ struct WorkerRow {
   bool draining = false;
   std::int64_t last_seen_ms = 0;
   std::string inventory_json;  // Slots and data sets when last connected, for people.
+
+  bool operator==(const WorkerRow&) const = default;
 };
 
 struct PointRow {
   std::string series;
   std::int64_t step = 0;
   double value = 0;
+
+  bool operator==(const PointRow&) const = default;
 };
 
 struct LogRow {
@@ -135,6 +155,8 @@ struct LogRow {
   std::uint64_t line = 0;
   std::int64_t time_ms = 0;
   std::string text;
+
+  bool operator==(const LogRow&) const = default;
 };
 
 // One metric of one attempt.
@@ -149,6 +171,8 @@ struct SeriesRow {
   double max = 0;
   double last = 0;
   std::vector<std::pair<std::int64_t, double>> points;  // By arrival; empty where only summaries are asked for.
+
+  bool operator==(const SeriesRow&) const = default;
 };
 
 // Numbers of jobs per state, for lists.
@@ -156,6 +180,8 @@ struct ExperimentCounts {
   std::vector<std::pair<JobState, std::uint32_t>> jobs_by_state;  // States that occur.
   std::uint32_t jobs = 0;
   std::uint32_t cached = 0;
+
+  bool operator==(const ExperimentCounts&) const = default;
 };
 
 // Everything the core needs to go on after a restart.

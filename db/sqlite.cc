@@ -31,9 +31,25 @@ constexpr const char* kReadOnlyPragmas =
     "PRAGMA cache_size = -32768;"
     "PRAGMA temp_store = MEMORY";
 
-// The disk is full, or this process may not make files any larger.
-bool is_out_of_space(int system_error) {
-  return system_error == ENOSPC || system_error == EDQUOT || system_error == EFBIG;
+// SQLite itself recognises only ENOSPC; a quota and a limit of the file size are the same to us.
+// The error number of a failed write is kept with the file, which is the log or, during a
+// checkpoint, the database.
+bool is_out_of_space(sqlite3* handle) {
+  const auto last_error = [](sqlite3_file* file) {
+    int error = 0;
+    if (file != nullptr && file->pMethods != nullptr) {
+      file->pMethods->xFileControl(file, SQLITE_FCNTL_LAST_ERRNO, &error);
+    }
+    return error;
+  };
+  for (const int which : {SQLITE_FCNTL_JOURNAL_POINTER, SQLITE_FCNTL_FILE_POINTER}) {
+    sqlite3_file* file = nullptr;
+    if (sqlite3_file_control(handle, "main", which, &file) != SQLITE_OK) continue;
+    const int error = last_error(file);
+    if (error == ENOSPC || error == EDQUOT || error == EFBIG) return true;
+  }
+  const int error = sqlite3_system_errno(handle);
+  return error == ENOSPC || error == EDQUOT || error == EFBIG;
 }
 
 void set_option(sqlite3* handle, int option, int value) {
@@ -58,7 +74,7 @@ absl::Status Database::error(std::string_view operation, int code) const {
       return absl::DataLossError(text);
     case SQLITE_IOERR:
     case SQLITE_CANTOPEN:
-      if (handle != nullptr && is_out_of_space(sqlite3_system_errno(handle))) {
+      if (handle != nullptr && is_out_of_space(handle)) {
         return absl::ResourceExhaustedError(text);
       }
       return absl::UnavailableError(text);

@@ -29,7 +29,8 @@ inline constexpr std::string_view kDatabaseFile = "bitrung.db";
 class Store {
  public:
   // Opens or creates the file, applies migrations (all or nothing), raises the term by one. A file written by a newer
-  // program is refused (FAILED_PRECONDITION) before anything is changed; damage is DATA_LOSS.
+  // program is refused (FAILED_PRECONDITION) before anything is changed; damage is DATA_LOSS. A second
+  // Store on the same directory is FAILED_PRECONDITION: a lock file is held until this one is destroyed.
   static absl::StatusOr<std::unique_ptr<Store>> open(const std::filesystem::path& state_directory);
 
   virtual ~Store() = default;
@@ -59,7 +60,9 @@ class Store {
   virtual absl::Status record_artifact(const Digest& sha256, std::uint64_t size_bytes, std::int64_t now_ms) = 0;
 
   // Appends points first_sequence, first_sequence+1, …; those at or below the attempt's watermark are skipped (a repeat),
-  // a gap above it is OUT_OF_RANGE and changes nothing. Returns the new watermark.
+  // a gap above it is OUT_OF_RANGE and changes nothing. Returns the new watermark. Sequences start at 1. A point without
+  // a series name or with a value that is not finite is INVALID_ARGUMENT, an attempt that was never saved is NOT_FOUND;
+  // both change nothing either.
   virtual absl::StatusOr<std::uint64_t> append_points(JobId job, std::uint32_t attempt,
                                                       std::uint64_t first_sequence,
                                                       const std::vector<PointRow>& points) = 0;

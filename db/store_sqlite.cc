@@ -167,7 +167,6 @@ constexpr auto kOperations = std::to_array<Operation>({
      "SELECT e.id, e.name, e.request_id, e.request_sha256, e.graph_sha256, e.source_yaml, "
      "e.submitted_at_ms, "
      "e.finished_at_ms FROM experiment AS e WHERE e.request_id = ?"},
-    // The state list repeats the condition of the index job_unfinished.
     {&Statements::find_active, "find_active",
      "SELECT e.id FROM experiment AS e WHERE e.name = ? AND e.graph_sha256 = ? AND EXISTS (SELECT "
      "1 FROM job AS j "

@@ -84,9 +84,7 @@ CREATE TABLE job (
 
 CREATE INDEX job_by_experiment ON job (experiment_id);
 CREATE INDEX job_by_change ON job (experiment_id, changed_seq);
-CREATE INDEX job_by_state ON job (experiment_id, state, cached_from);
-CREATE INDEX job_unfinished ON job (experiment_id)
-  WHERE state IN ('blocked', 'ready', 'offered', 'running', 'cancelling');
+CREATE INDEX job_by_state ON job (experiment_id, state, cached_from);  -- Answers counts without the table.
 CREATE INDEX job_succeeded_by_identity ON job (identity) WHERE state = 'succeeded';
 CREATE INDEX job_succeeded_by_spec ON job (spec_sha256) WHERE state = 'succeeded';
 CREATE INDEX job_succeeded_by_network ON job (model, dataset) WHERE state = 'succeeded';

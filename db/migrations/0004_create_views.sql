@@ -27,7 +27,7 @@ SELECT e.name                   AS experiment,
        j.duration_seconds       AS duration_seconds,
        j.images_per_second      AS images_per_second,
        j.attempt                AS attempts,
-       lower(hex(j.artifact_sha256)) AS artifact_sha256,
+       lower(nullif(hex(j.artifact_sha256), '')) AS artifact_sha256,
        nullif(j.error, '')      AS error,
        j.experiment_id          AS experiment_id,        -- Tells experiments of one name apart.
        j.id                     AS job_id
@@ -73,7 +73,7 @@ SELECT e.name                   AS experiment,
        (SELECT group_concat(n.name, ' ') FROM job_name AS n WHERE n.job_id = j.id AND n.is_alias = 1)
                                 AS aliases,
        c.name                   AS cached_from,          -- The equal job, perhaps of another experiment.
-       lower(hex(j.identity))   AS identity,
+       lower(nullif(hex(j.identity), '')) AS identity,
        lower(hex(j.spec_sha256)) AS spec_sha256,
        datetime(nullif(j.started_at_ms, 0) / 1000, 'unixepoch')  AS started_at,
        datetime(nullif(j.finished_at_ms, 0) / 1000, 'unixepoch') AS finished_at,
