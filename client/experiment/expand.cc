@@ -224,13 +224,14 @@ class Expander {
     }
     const std::int64_t all =
         is_synthetic ? options.integer(kSyntheticTrainImages) : dataset_info(dataset).train_images;
+    const Option all_of_them = is_synthetic ? kSyntheticTrainImages : kDataset;
     const std::int64_t first = options.integer(kTrainImages);
     const auto count = [](std::int64_t value) {
       return with_separators(static_cast<std::uint64_t>(value));
     };
     if (first > all) {
       return source_.invalid(
-          place_of(options, entry, {kTrainImages, kSyntheticTrainImages}),
+          place_of(options, entry, {kTrainImages, all_of_them}),
           fmt::format("{}: train_images is {}; {} has {} training images, expected at "
                       "most so many or 0 for all",
                       name, first, dataset, count(all)));
@@ -239,7 +240,7 @@ class Expander {
     const std::int64_t held_out = options.integer(kValidation);
     if (held_out >= images) {
       return source_.invalid(
-          place_of(options, entry, {kValidation, kTrainImages, kSyntheticTrainImages, kDataset}),
+          place_of(options, entry, {kValidation, kTrainImages, all_of_them}),
           fmt::format(
               "{}: validation is {}; expected fewer than the {} training images, from which "
               "they are taken, or 0",
@@ -248,7 +249,7 @@ class Expander {
     const std::int64_t batch = options.integer(kBatchSize);
     if (batch > images - held_out) {
       return source_.invalid(
-          place_of(options, entry, {kBatchSize, kTrainImages, kValidation, kSyntheticTrainImages}),
+          place_of(options, entry, {kBatchSize, kTrainImages, all_of_them, kValidation}),
           fmt::format(
               "{}: batch_size is {}; expected at most the {} images that are left to train on "
               "({} less {} for validation)",

@@ -32,7 +32,9 @@ struct Refusal {
 class TreeBuilder : public YAML::EventHandler {
  public:
   TreeBuilder(const Source& source, int override_index)
-      : source_(source), override_index_(override_index) {}
+      : source_(source), override_index_(override_index) {
+    root_.where.override_index = override_index;
+  }
 
   YamlNode take_root() { return std::move(root_); }
   bool saw_document() const { return documents_ > 0; }
@@ -115,7 +117,9 @@ class TreeBuilder : public YAML::EventHandler {
     refuse_anchor(mark, anchor);
     refuse_tag(mark, tag);
     if (!open_.empty() && open_.back().node.kind == YamlNode::Kind::kMap && !open_.back().key) {
-      refuse(mark, "a key is a list or a mapping; keys are names");
+      refuse(
+          mark,
+          "a list or a mapping stands where a key is expected; is a bracket or a colon missing?");
     }
     if (open_.size() >= static_cast<std::size_t>(kNestingMax)) {
       refuse(mark, fmt::format("nested deeper than {} levels", kNestingMax));
@@ -151,6 +155,8 @@ class TreeBuilder : public YAML::EventHandler {
       return;
     }
     if (parent.key) {
+      // yaml-cpp puts a missing value where the next line begins.
+      if (node.kind == YamlNode::Kind::kNull) node.where = parent.key_where;
       parent.node.entries.push_back({std::move(*parent.key), parent.key_where, std::move(node)});
       parent.key.reset();
       return;

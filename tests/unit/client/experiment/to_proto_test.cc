@@ -1,0 +1,48 @@
+#include "client/experiment/to_proto.h"
+
+#include "tests/unit/client/experiment/testing.h"
+
+namespace bitrung::client {
+namespace {
+
+TEST(ToProto, CarriesEverythingOfTheGraph) {
+  Graph graph = graph_of(R"(
+experiment: e
+jobs:
+  start: {model: resnet8}
+  student: {model: resnet8, bits: 4, teacher: start, init: start, retries: 5, timeout: 90m, priority: -3,
+            resources: {memory: 8GiB}}
+  again: {model: resnet8}
+)");
+  // A file of an outside teacher, without the file.
+  graph.jobs[1].inputs[0].job.reset();
+  graph.jobs[1].inputs[0].file = "/tmp/teacher.safetensors";
+  graph.jobs[1].inputs[0].file_sha256 = sha256("teacher");
+
+  google::protobuf::RepeatedPtrField<v1::JobNode> nodes;
+  to_proto(graph, &nodes);
+
+  ASSERT_EQ(nodes.size(), 2);
+  EXPECT_EQ(nodes[0].name(), "start");
+  ASSERT_EQ(nodes[0].aliases_size(), 1);
+  EXPECT_EQ(nodes[0].aliases(0), "again");
+  EXPECT_EQ(nodes[0].retries(), 2U);
+  EXPECT_EQ(nodes[0].inputs_size(), 0);
+
+  const v1::JobNode& student = nodes[1];
+  EXPECT_EQ(student.spec_json(), graph.jobs[1].spec_json);
+  ASSERT_EQ(student.inputs_size(), 2);
+  EXPECT_EQ(student.inputs(0).role(), v1::INPUT_ROLE_TEACHER);
+  EXPECT_EQ(student.inputs(0).artifact_sha256(), sha256("teacher").hex());
+  EXPECT_EQ(student.inputs(1).role(), v1::INPUT_ROLE_INIT);
+  EXPECT_EQ(student.inputs(1).source_case(), v1::JobInput::kJobIndex);
+  EXPECT_EQ(student.inputs(1).job_index(), 0U);
+  EXPECT_EQ(student.retries(), 5U);
+  EXPECT_EQ(student.timeout_seconds(), 5400.0);
+  EXPECT_EQ(student.priority(), -3);
+  EXPECT_EQ(student.devices(), 1U);
+  EXPECT_EQ(student.memory_bytes(), 8ULL << 30);
+}
+
+}  // namespace
+}  // namespace bitrung::client
