@@ -1,0 +1,220 @@
+#include <initializer_list>
+
+#include "client/cli/command.h"
+#include "client/cli/commands/commands.h"
+
+namespace bitrung::cli {
+namespace {
+
+const OptionSpec kServer{.name = "--server",
+                         .value = "ADDRESS",
+                         .help = "server to use, unix:PATH or HOST:PORT (or BITRUNG_SERVER)"};
+const OptionSpec kTokenFile{.name = "--token-file",
+                            .value = "FILE",
+                            .help = "file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)",
+                            .completes = Completes::kFile};
+const OptionSpec kStateDir{.name = "--state-dir",
+                           .value = "DIR",
+                           .help = "state directory to use when no server is named (default .bitrung)",
+                           .completes = Completes::kDirectory};
+const OptionSpec kOutput{.name = "--output",
+                         .value = "FORM",
+                         .help = "text, tsv or json (default: text on a terminal, tsv on a pipe)",
+                         .letter = 'o',
+                         .choices = {"text", "tsv", "json"}};
+const OptionSpec kSet{.name = "--set",
+                      .value = "KEY=VALUE",
+                      .help = "overrides a value of the file, e.g. defaults.epochs=1; may be repeated",
+                      .repeated = true};
+const OptionSpec kDataDir{.name = "--data-dir",
+                          .value = "DIR",
+                          .help = "where the data sets lie (or BITRUNG_DATA_DIR; default ~/.cache/bitrung)",
+                          .completes = Completes::kDirectory};
+const OptionSpec kQuiet{.name = "--quiet",
+                        .value = "",
+                        .help = "no progress; errors and results only",
+                        .letter = 'q'};
+const OptionSpec kExperiment{.name = "--experiment",
+                             .value = "EXPERIMENT",
+                             .help = "experiment of jobs that are given by name alone (default: the newest)",
+                             .letter = 'e'};
+
+const PositionalSpec kFile{.name = "FILE",
+                           .help = "experiment file (YAML)",
+                           .completes = Completes::kFile};
+const PositionalSpec kMaybeExperiment{
+    .name = "EXPERIMENT",
+    .help = "number or name; a name means the newest experiment of that name; default: the newest of all",
+    .required = false};
+const PositionalSpec kJobs{.name = "JOB",
+                           .help = "EXPERIMENT/JOB, or EXPERIMENT JOB, or JOB alone for the newest experiment",
+                           .repeated = true};
+
+// Options of a command followed by those of the connection, which most commands share.
+std::vector<OptionSpec> with_connection(std::initializer_list<OptionSpec> options) {
+  std::vector<OptionSpec> all(options);
+  all.insert(all.end(), {kServer, kTokenFile, kStateDir});
+  return all;
+}
+
+std::vector<CommandSpec> make_table() {
+  return {
+      {.name = "run",
+       .summary = "runs an experiment file here and shows the results",
+       .positionals = {kFile},
+       .options = with_connection({kSet,
+                                   kDataDir,
+                                   {.name = "--slots",
+                                    .value = "N",
+                                    .help = "jobs at a time (default: one per device; on a CPU the "
+                                            "cores are divided among them)"},
+                                   kOutput,
+                                   kQuiet}),
+       .examples = {{"bitrung run bit-ladder.yaml", "everything lands in .bitrung"},
+                    {"bitrung run bit-ladder.yaml --set defaults.epochs=1 --set defaults.dataset=synthetic",
+                     "a quick try"},
+                    {"bitrung run bit-ladder.yaml", "again after Ctrl-C: continues where it stopped"}},
+       .function = run_command},
+      {.name = "plan",
+       .summary = "shows what an experiment file would do; runs and creates nothing",
+       .positionals = {kFile},
+       .options = with_connection({kSet, kOutput}),
+       .examples = {{"bitrung plan bit-ladder.yaml", "jobs, edges, what is merged or cached, cost"},
+                    {"bitrung plan bit-ladder.yaml --set replicate.seed='[1, 2, 3]'", ""}},
+       .function = plan_command},
+      {.name = "submit",
+       .summary = "hands an experiment file to a server and returns",
+       .positionals = {kFile},
+       .options = with_connection({kSet, kOutput}),
+       .examples = {{"bitrung submit bit-ladder.yaml --server 127.0.0.1:7410", ""}},
+       .function = submit_command},
+      {.name = "list",
+       .summary = "experiments, newest first",
+       .positionals = {{.name = "NAME", .help = "only experiments of this name", .required = false}},
+       .options = with_connection({{.name = "--limit", .value = "N", .help = "at most N (default 20, 0 for all)"},
+                                   kOutput}),
+       .examples = {{"bitrung list", ""}, {"bitrung list --limit 0 --output json", ""}},
+       .function = list_command},
+      {.name = "status",
+       .summary = "the jobs of an experiment and where each stands",
+       .positionals = {kMaybeExperiment},
+       .options = with_connection({kOutput}),
+       .examples = {{"bitrung status", "of the newest experiment"}, {"bitrung status bit-ladder", ""}},
+       .function = status_command},
+      {.name = "watch",
+       .summary = "shows an experiment's progress until it ends",
+       .positionals = {kMaybeExperiment},
+       .options = with_connection({kOutput}),
+       .examples = {{"bitrung watch", "the newest experiment"},
+                    {"bitrung watch 3 --output json", "one object per change"}},
+       .function = watch_command},
+      {.name = "wait",
+       .summary = "waits silently until an experiment ends; exit code 6 if a job failed",
+       .positionals = {kMaybeExperiment},
+       .options = with_connection({kOutput}),
+       .examples = {{"bitrung wait bit-ladder && bitrung results bit-ladder", ""}},
+       .function = wait_command},
+      {.name = "results",
+       .summary = "the table of accuracies",
+       .positionals = {kMaybeExperiment},
+       .options = with_connection({kOutput}),
+       .examples = {{"bitrung results", "of the newest experiment"},
+                    {"bitrung results bit-ladder --output json", "every job with its numbers"}},
+       .function = results_command},
+      {.name = "logs",
+       .summary = "what a job's trainer printed",
+       .positionals = {kJobs},
+       .options = with_connection(
+           {{.name = "--follow", .value = "", .help = "goes on until the job ends", .letter = 'f'},
+            {.name = "--attempt", .value = "N", .help = "only this attempt, counted from 1"},
+            {.name = "--tail", .value = "N", .help = "only the last N lines"},
+            kExperiment,
+            kOutput}),
+       .examples = {{"bitrung logs 3/alone.bits=4 --follow", ""}, {"bitrung logs alone.bits=4 --tail 20", ""}},
+       .function = logs_command},
+      {.name = "metrics",
+       .summary = "the series of one or more jobs",
+       .positionals = {kJobs},
+       .options = with_connection(
+           {{.name = "--name", .value = "SERIES", .help = "e.g. train_loss; may be repeated", .repeated = true},
+            {.name = "--buckets", .value = "N", .help = "at most N points per series, 1 to 10000"},
+            kExperiment,
+            kOutput}),
+       .examples = {{"bitrung metrics 3/alone.bits=4", "last, min and max of each series"},
+                    {"bitrung metrics 3/alone.bits=4 --name train_loss --output tsv", "the points"}},
+       .function = metrics_command},
+      {.name = "explain",
+       .summary = "why a job is where it is",
+       .positionals = {kJobs},
+       .options = with_connection({kExperiment, kOutput}),
+       .examples = {{"bitrung explain 3/assisted.bits=4", ""}},
+       .function = explain_command},
+      {.name = "cancel",
+       .summary = "stops an experiment, or jobs and what depends on them",
+       .positionals = {{.name = "EXPERIMENT", .help = "number or name, or EXPERIMENT/JOB"},
+                       {.name = "JOB", .help = "only these jobs", .required = false, .repeated = true}},
+       .options = with_connection({kOutput}),
+       .examples = {{"bitrung cancel 3", "everything"}, {"bitrung cancel 3/alone.bits=4", "one job"}},
+       .function = cancel_command},
+      {.name = "retry",
+       .summary = "tries failed, cancelled and skipped jobs again",
+       .positionals = {{.name = "EXPERIMENT", .help = "number or name, or EXPERIMENT/JOB"},
+                       {.name = "JOB", .help = "only these jobs", .required = false, .repeated = true}},
+       .options = with_connection({kOutput}),
+       .examples = {{"bitrung retry 3", "all that can be retried"}, {"bitrung retry 3/alone.bits=4", ""}},
+       .function = retry_command},
+      {.name = "workers",
+       .summary = "workers, their slots and what they do",
+       .positionals = {},
+       .options = with_connection({kOutput}),
+       .examples = {{"bitrung workers", ""}},
+       .function = workers_command},
+      {.name = "drain",
+       .summary = "gives a worker no new jobs",
+       .positionals = {{.name = "WORKER", .help = "name or id, as \"bitrung workers\" shows it"}},
+       .options = with_connection({{.name = "--off", .value = "", .help = "gives it jobs again"}, kOutput}),
+       .examples = {{"bitrung drain a7", ""}, {"bitrung drain a7 --off", ""}},
+       .function = drain_command},
+      {.name = "data",
+       .summary = "fetches and checks data sets",
+       .positionals = {{.name = "ACTION",
+                        .help = "fetch downloads one, list shows what is there, check reads the files",
+                        .choices = {"fetch", "list", "check"}},
+                       {.name = "DATASET",
+                        .help = "for fetch and check",
+                        .required = false,
+                        .choices = {"cifar10", "cifar100"}}},
+       .options = {kDataDir,
+                   {.name = "--url", .value = "URL", .help = "another place to fetch the official archive from"},
+                   {.name = "--md5",
+                    .value = "HEX",
+                    .help = "checksum of the archive there, if it is a repacked one"},
+                   kOutput,
+                   kQuiet},
+       .examples = {{"bitrung data fetch cifar10", "170 MB from www.cs.toronto.edu, resumed if interrupted"},
+                    {"bitrung data list --data-dir /data", ""}},
+       .function = data_command},
+      {.name = "version",
+       .summary = "version of the command line, and of the server if one is named",
+       .positionals = {},
+       .options = {kServer, kTokenFile, kOutput},
+       .examples = {{"bitrung version", ""}},
+       .function = version_command},
+      {.name = "completion",
+       .summary = "prints a completion script for a shell",
+       .positionals = {{.name = "SHELL", .help = "", .choices = {"bash", "zsh", "fish"}}},
+       .options = {},
+       .examples = {{"source <(bitrung completion bash)", "for this shell"},
+                    {"bitrung completion fish > ~/.config/fish/completions/bitrung.fish", ""}},
+       .function = completion_command},
+  };
+}
+
+}  // namespace
+
+std::span<const CommandSpec> command_table() {
+  static const std::vector<CommandSpec> table = make_table();
+  return table;
+}
+
+}  // namespace bitrung::cli

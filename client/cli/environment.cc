@@ -1,0 +1,41 @@
+#include "client/cli/environment.h"
+
+#include <chrono>
+#include <cstdlib>
+
+namespace bitrung::cli {
+namespace {
+
+std::filesystem::path home() { return environment("HOME").value_or("."); }
+
+}  // namespace
+
+std::optional<std::string> environment(const char* name) {
+  // NOLINTNEXTLINE(concurrency-mt-unsafe): nothing in this program changes the environment.
+  const char* value = std::getenv(name);
+  if (value == nullptr || *value == '\0') return std::nullopt;
+  return value;
+}
+
+std::int64_t wall_clock_ms() {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+std::filesystem::path default_data_directory() {
+  if (const auto directory = environment("BITRUNG_DATA_DIR")) return *directory;
+  if (const auto cache = environment("XDG_CACHE_HOME")) {
+    return std::filesystem::path(*cache) / "bitrung";
+  }
+  return home() / ".cache" / "bitrung";
+}
+
+std::filesystem::path user_state_directory() {
+  if (const auto state = environment("XDG_STATE_HOME")) {
+    return std::filesystem::path(*state) / "bitrung";
+  }
+  return home() / ".local" / "state" / "bitrung";
+}
+
+}  // namespace bitrung::cli

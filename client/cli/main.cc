@@ -1,0 +1,17 @@
+// The program `bitrung`.
+#include <unistd.h>
+
+#include <csignal>
+#include <iostream>
+
+#include "client/cli/cli.h"
+
+int main(int argc, char** argv) {
+  // Commands that wait for something handle signals in their loop; for the others an interrupt ends the program with
+  // the code that says so. Private programs die with it.
+  std::signal(SIGINT, [](int) { _exit(static_cast<int>(bitrung::cli::ExitCode::kInterrupted)); });
+  std::ios::sync_with_stdio(false);
+  bitrung::cli::Streams streams{std::cout, std::cerr, bitrung::cli::inspect_terminal(STDOUT_FILENO),
+                                bitrung::cli::inspect_terminal(STDERR_FILENO)};
+  return bitrung::cli::run_cli(std::vector<std::string>(argv + 1, argv + argc), streams);
+}
