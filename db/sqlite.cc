@@ -18,7 +18,8 @@ namespace {
 // something is wrong.
 constexpr int kBusyTimeoutMs = 10'000;
 
-// After a large transaction the log is cut back to this size.
+// Every commit is synced (FULL): what was acknowledged survives a power cut. The sizes bound memory
+// to 64 MiB of pages and cut the log back to 64 MiB after a large transaction.
 constexpr const char* kReadWritePragmas =
     "PRAGMA synchronous = FULL;"
     "PRAGMA foreign_keys = ON;"

@@ -367,10 +367,15 @@ absl::StatusOr<Snapshot> SqliteStore::load() {
     BITRUNG_RETURN_IF_ERROR(rows.status());
   }
   // Both lists below are in the order of the jobs, so one pass over the jobs places them.
-  const auto job_at = [&snapshot](std::size_t& index, JobId id) -> Snapshot::Job& {
+  const auto job_at = [&snapshot](std::size_t& index, JobId id) -> Snapshot::Job* {
     while (index < snapshot.jobs.size() && snapshot.jobs[index].spec.id < id) ++index;
-    BITRUNG_CHECK(index < snapshot.jobs.size() && snapshot.jobs[index].spec.id == id);
-    return snapshot.jobs[index];
+    if (index == snapshot.jobs.size() || snapshot.jobs[index].spec.id != id) return nullptr;
+    return &snapshot.jobs[index];
+  };
+  const auto missing = [this](JobId id) {
+    return absl::DataLossError(
+        fmt::format("{} refers to job {}, which is not there; the file is damaged",
+                    connection_.path().string(), number(id)));
   };
   {
     BITRUNG_ASSIGN_OR_RETURN(
@@ -383,7 +388,9 @@ absl::StatusOr<Snapshot> SqliteStore::load() {
       JobId id{};
       InputRow input;
       rows.read(id, input.role, input.parent, input.artifact);
-      job_at(index, id).spec.inputs.push_back(input);
+      Snapshot::Job* job = job_at(index, id);
+      if (job == nullptr) return missing(id);
+      job->spec.inputs.push_back(input);
     }
     BITRUNG_RETURN_IF_ERROR(rows.status());
   }
@@ -399,7 +406,9 @@ absl::StatusOr<Snapshot> SqliteStore::load() {
     for (std::size_t index = 0; rows.next();) {
       AttemptRow attempt;
       read_attempt(rows, attempt);
-      job_at(index, attempt.job).live_attempt = std::move(attempt);
+      Snapshot::Job* job = job_at(index, attempt.job);
+      if (job == nullptr) return missing(attempt.job);
+      job->live_attempt = std::move(attempt);
     }
     BITRUNG_RETURN_IF_ERROR(rows.status());
   }

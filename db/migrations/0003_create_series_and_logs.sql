@@ -1,6 +1,7 @@
 -- What attempts report while they run: series of numbers and log lines.
 
--- One metric of one attempt ("train_loss"), with a summary that is kept up to date, so that lists need no points.
+-- One metric of one attempt ("train_loss"), with a summary that is kept up to date, so that lists
+-- need no points.
 CREATE TABLE series (
   series_id   INTEGER PRIMARY KEY,
   job_id      INTEGER NOT NULL,
@@ -16,9 +17,10 @@ CREATE TABLE series (
   FOREIGN KEY (job_id, attempt) REFERENCES attempt (job_id, attempt)
 ) STRICT;
 
--- The points of a series in the order of their arrival, 512 to a row: a row per point takes 30 times as long to write.
--- `points` is a list of [step,value] pairs without the outer brackets, so that a point is added by adding text; the view
--- `metrics` takes it apart. Every chunk but the last is full.
+-- The points of a series in the order of their arrival, 512 to a row: a row per point takes 30
+-- times as long to write. `points` is a list of [step,value] pairs without the outer brackets, so
+-- that a point is added by adding text; the view `metrics` takes it apart. Every chunk but the last
+-- is full.
 CREATE TABLE series_chunk (
   series_id   INTEGER NOT NULL REFERENCES series (series_id),
   chunk       INTEGER NOT NULL CHECK (chunk >= 0),
@@ -27,8 +29,8 @@ CREATE TABLE series_chunk (
   PRIMARY KEY (series_id, chunk)
 ) STRICT;
 
--- What an attempt printed. The attempt is checked where lines are added (its watermark is read there), so there is no
--- foreign key to check per line.
+-- What an attempt printed. The attempt is checked where lines are added (its watermark is read
+-- there), so there is no foreign key to check per line.
 CREATE TABLE log_line (
   job_id  INTEGER NOT NULL,
   attempt INTEGER NOT NULL CHECK (attempt > 0),

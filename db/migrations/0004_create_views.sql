@@ -1,5 +1,6 @@
 -- Views for questions in one line, for instance
---   sqlite3 -readonly -box bitrung.db "select name, test_accuracy from results where experiment = 'bit-ladder'"
+--   sqlite3 -readonly -box bitrung.db \
+--     "select name, test_accuracy from results where experiment = 'bit-ladder'"
 -- Times are UTC text, digests are hex, NULL means "not yet" or "none".
 
 -- One row per job: what was asked for and what came out.
@@ -15,12 +16,13 @@ SELECT e.name                   AS experiment,
           FROM job_input AS i LEFT JOIN job AS p ON p.id = i.parent_id
          WHERE i.job_id = j.id AND i.role = 'teacher'
          ORDER BY i.position LIMIT 1)
-                                AS teacher,              -- Name of the job, or "artifact" and its digest.
+                                AS teacher,  -- Name of the job, or "artifact" and its digest.
        CASE WHEN j.seed >= 0 THEN j.seed ELSE printf('%u', j.seed) END
                                 AS seed,
        j.epochs                 AS epochs,
        j.state                  AS state,
-       j.cached_from IS NOT NULL AS cached,              -- 1: the result of an equal job was taken over.
+       -- 1: the result of an equal job was taken over.
+       j.cached_from IS NOT NULL AS cached,
        j.test_accuracy          AS test_accuracy,
        j.validation_accuracy    AS validation_accuracy,
        j.test_loss              AS test_loss,
@@ -33,12 +35,13 @@ SELECT e.name                   AS experiment,
        j.id                     AS job_id
   FROM job AS j JOIN experiment AS e ON e.id = j.experiment_id;
 
--- One row per experiment with the number of its jobs in each state. `waiting` counts blocked and ready ones, `running`
--- those that a worker has (offered, running, cancelling).
+-- One row per experiment with the number of its jobs in each state. `waiting` counts blocked and
+-- ready ones, `running` those that a worker has (offered, running, cancelling).
 CREATE VIEW experiments AS
 SELECT e.id                     AS experiment_id,
        e.name                   AS experiment,
-       CASE WHEN count(j.id) FILTER (WHERE j.state IN ('blocked', 'ready', 'offered', 'running', 'cancelling')) > 0
+       CASE WHEN count(j.id) FILTER (WHERE j.state IN ('blocked', 'ready', 'offered', 'running',
+                                                       'cancelling')) > 0
               THEN 'active'
             WHEN count(j.id) FILTER (WHERE j.state = 'failed') > 0 THEN 'failed'
             WHEN count(j.id) FILTER (WHERE j.state IN ('cancelled', 'skipped')) > 0 THEN 'cancelled'
@@ -70,9 +73,11 @@ SELECT e.name                   AS experiment,
        nullif(j.error, '')      AS error,
        j.priority               AS priority,
        j.resume_epoch           AS resume_epoch,
-       (SELECT group_concat(n.name, ' ') FROM job_name AS n WHERE n.job_id = j.id AND n.is_alias = 1)
+       (SELECT group_concat(n.name, ' ') FROM job_name AS n
+         WHERE n.job_id = j.id AND n.is_alias = 1)
                                 AS aliases,
-       c.name                   AS cached_from,          -- The equal job, perhaps of another experiment.
+       -- The equal job, perhaps of another experiment.
+       c.name                   AS cached_from,
        lower(nullif(hex(j.identity), '')) AS identity,
        lower(hex(j.spec_sha256)) AS spec_sha256,
        datetime(nullif(j.started_at_ms, 0) / 1000, 'unixepoch')  AS started_at,
@@ -126,8 +131,8 @@ SELECT e.name                   AS experiment,
   JOIN series_chunk AS c ON c.series_id = s.series_id
   JOIN json_each('[' || c.points || ']') AS p;
 
--- One row per student that another job teaches: what a rung costs or gains. `difference` is the student's test accuracy
--- minus the teacher's, in percentage points.
+-- One row per student that another job teaches: what a rung costs or gains. `difference` is the
+-- student's test accuracy minus the teacher's, in percentage points.
 CREATE VIEW ladders AS
 SELECT e.name                   AS experiment,
        j.name                   AS job,
@@ -158,4 +163,6 @@ SELECT e.name                   AS experiment,
        l.text                   AS text,
        j.experiment_id          AS experiment_id,
        l.job_id                 AS job_id
-  FROM log_line AS l JOIN job AS j ON j.id = l.job_id JOIN experiment AS e ON e.id = j.experiment_id;
+  FROM log_line AS l
+  JOIN job AS j ON j.id = l.job_id
+  JOIN experiment AS e ON e.id = j.experiment_id;
