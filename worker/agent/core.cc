@@ -965,9 +965,9 @@ void Core::on(const Tick&) {
     if (slot.killed) continue;
     if (slot.trainer != Trainer::kBusy && slot.trainer != Trainer::kStarting) continue;
     if (now_ < slot.heard + options_.silence_timeout) continue;
-    const std::string text = fmt::format(
-        "the trainer said nothing for {} s and was killed",
-        std::chrono::duration_cast<std::chrono::seconds>(options_.silence_timeout).count());
+    const std::string text =
+        fmt::format("the trainer said nothing for {} s and was killed",
+                    static_cast<double>(options_.silence_timeout.count()) / 1000.0);
     Attempt* attempt = slot.running ? find(*slot.running) : nullptr;
     if (attempt != nullptr && attempt->stop == Stop::kNone) {
       stop(*attempt, Stop::kSilence, text);

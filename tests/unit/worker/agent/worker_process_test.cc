@@ -9,7 +9,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -31,13 +33,21 @@ using testing::IsEmpty;
 
 class WorkerProcessTest : public testing::Test {
  protected:
-  void start_worker(std::vector<std::string> extra = {}) {
+  // `extra` is flags and their values, also instead of the ones given here.
+  void start_worker(const std::vector<std::string>& extra = {}) {
     std::vector<std::string> words{
         BITRUNG_WORKER,       "--server",      "unix:" + socket_.string(),
         "--state-dir",        state_.string(), "--trainer",
         BITRUNG_FAKE_TRAINER, "--name",        "tester",
         "--die-with-parent",  "--log-level",   "debug"};
-    words.insert(words.end(), extra.begin(), extra.end());
+    for (std::size_t i = 0; i + 1 < extra.size(); i += 2) {
+      const auto given = std::ranges::find(words, extra[i]);
+      if (given != words.end()) {
+        *std::next(given) = extra[i + 1];
+      } else {
+        words.insert(words.end(), {extra[i], extra[i + 1]});
+      }
+    }
     std::vector<char*> arguments;
     for (std::string& word : words) arguments.push_back(word.data());
     arguments.push_back(nullptr);
