@@ -68,8 +68,11 @@ struct NewJob {
   std::vector<Parent> parents;
   std::vector<std::pair<InputRole, Digest>> artifacts;
 };
+// The cost class of a job: its network, data set and bits. A restart derives it again from the stored row.
+std::string cost_class(const db::JobSpecRow& spec);
+
 struct Submit {
-  std::vector<NewJob> jobs;
+  std::vector<NewJob> jobs;  // check_graph() in server/core/graph.h accepts them.
 };
 // Cancels these; whatever depends on them is skipped.
 struct CancelJobs {

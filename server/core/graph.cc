@@ -1,0 +1,208 @@
+#include "server/core/graph.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "db/base/check.h"
+
+namespace bitrung::core {
+namespace {
+
+// A cycle can have as many jobs as the experiment; the first few say enough.
+constexpr std::size_t kCycleJobsShown = 10;
+
+std::vector<ChildLists::Edge> edges_of(const std::vector<NewJob>& jobs) {
+  std::vector<ChildLists::Edge> edges;
+  for (std::uint32_t child = 0; child < jobs.size(); ++child) {
+    for (const NewJob::Parent& parent : jobs[child].parents) {
+      if (parent.index < jobs.size()) {
+        edges.push_back({parent.index, child});
+      }
+    }
+  }
+  return edges;
+}
+
+absl::Status check_inputs(const NewJob& job, std::uint32_t position, std::size_t job_count) {
+  if (job.parents.size() > kParentsPerJobMax) {
+    return absl::ResourceExhaustedError(fmt::format(
+        "job {} has {} parents, the limit is {}", position, job.parents.size(), kParentsPerJobMax));
+  }
+  std::vector<InputRole> roles;
+  for (const NewJob::Parent& parent : job.parents) {
+    if (parent.index >= job_count) {
+      return absl::InvalidArgumentError(
+          fmt::format("job {} names job {} as {}, the experiment has {} jobs counted from 0",
+                      position, parent.index, name(parent.role), job_count));
+    }
+    if (parent.index == position) {
+      return absl::InvalidArgumentError(
+          fmt::format("job {} names itself as {}", position, name(parent.role)));
+    }
+    roles.push_back(parent.role);
+  }
+  for (const auto& [role, artifact] : job.artifacts) {
+    roles.push_back(role);
+  }
+  std::ranges::sort(roles);
+  const auto twice = std::ranges::adjacent_find(roles);
+  if (twice != roles.end()) {
+    return absl::InvalidArgumentError(fmt::format(
+        "job {} has more than one input as {}; a role takes one", position, name(*twice)));
+  }
+  if (!std::isfinite(job.flops) || job.flops < 0) {
+    return absl::InvalidArgumentError(
+        fmt::format("job {} is estimated at {} operations; expected a finite number, 0 if unknown",
+                    position, job.flops));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status check_graph(const std::vector<NewJob>& jobs) {
+  if (jobs.empty()) {
+    return absl::InvalidArgumentError("the experiment has no jobs; submit at least one");
+  }
+  if (jobs.size() > kJobsPerExperimentMax) {
+    return absl::ResourceExhaustedError(
+        fmt::format("the experiment has {} jobs, the limit is {}; split it", jobs.size(),
+                    kJobsPerExperimentMax));
+  }
+  std::size_t edge_count = 0;
+  std::vector<std::uint32_t> child_counts(jobs.size());
+  for (std::uint32_t position = 0; position < jobs.size(); ++position) {
+    if (const absl::Status status = check_inputs(jobs[position], position, jobs.size());
+        !status.ok()) {
+      return status;
+    }
+    edge_count += jobs[position].parents.size();
+    if (edge_count > kEdgesPerExperimentMax) {
+      return absl::ResourceExhaustedError(
+          fmt::format("the experiment has more than {} edges, which is the limit; split it",
+                      kEdgesPerExperimentMax));
+    }
+    for (const NewJob::Parent& parent : jobs[position].parents) {
+      if (++child_counts[parent.index] > kChildrenPerJobMax) {
+        return absl::ResourceExhaustedError(
+            fmt::format("job {} has more than {} children, which is the limit; submit it alone and "
+                        "hand its artifact to several experiments",
+                        parent.index, kChildrenPerJobMax));
+      }
+    }
+  }
+  const std::vector<std::uint32_t> cycle = find_cycle(jobs);
+  if (!cycle.empty()) {
+    std::string path;
+    for (std::size_t i = 0; i < std::min(cycle.size(), kCycleJobsShown); ++i) {
+      path += fmt::format("{} -> ", cycle[i]);
+    }
+    if (cycle.size() > kCycleJobsShown) {
+      path += fmt::format("({} more) -> ", cycle.size() - kCycleJobsShown);
+    }
+    return absl::InvalidArgumentError(
+        fmt::format("jobs form a cycle: {}{}; remove one of its inputs", path, cycle.front()));
+  }
+  return absl::OkStatus();
+}
+
+std::vector<std::uint32_t> find_cycle(const std::vector<NewJob>& jobs) {
+  const std::vector<std::uint32_t> order = topological_order(child_lists(jobs));
+  if (order.size() == jobs.size()) {
+    return {};
+  }
+  std::vector<bool> ordered(jobs.size());
+  for (const std::uint32_t position : order) {
+    ordered[position] = true;
+  }
+  // Every job left out has a parent that is left out too, so walking up must come back to a job it
+  // has passed.
+  const auto parent_left_out = [&](std::uint32_t position) {
+    for (const NewJob::Parent& parent : jobs[position].parents) {
+      if (parent.index < jobs.size() && !ordered[parent.index]) {
+        return parent.index;
+      }
+    }
+    BITRUNG_CHECK(false && "a job outside the topological order has a parent outside it");
+    return std::uint32_t{0};
+  };
+  const auto first = std::ranges::find(ordered, false);
+  auto position = static_cast<std::uint32_t>(first - ordered.begin());
+  std::vector<bool> passed(jobs.size());
+  while (!passed[position]) {
+    passed[position] = true;
+    position = parent_left_out(position);
+  }
+  std::vector<std::uint32_t> cycle;
+  const std::uint32_t end = position;
+  do {
+    cycle.push_back(position);
+    position = parent_left_out(position);
+  } while (position != end);
+  std::ranges::reverse(cycle);  // It was walked from child to parent.
+  return cycle;
+}
+
+ChildLists::ChildLists(std::size_t job_count, std::span<const Edge> edges)
+    : begin_(job_count + 1), children_(edges.size()) {
+  for (const Edge& edge : edges) {
+    BITRUNG_CHECK(edge.parent < job_count && edge.child < job_count);
+    ++begin_[edge.parent + 1];
+  }
+  for (std::size_t job = 0; job < job_count; ++job) {
+    begin_[job + 1] += begin_[job];
+  }
+  std::vector<std::uint32_t> next(begin_.begin(), begin_.end() - 1);
+  for (const Edge& edge : edges) {
+    children_[next[edge.parent]++] = edge.child;
+  }
+}
+
+ChildLists child_lists(const std::vector<NewJob>& jobs) {
+  return ChildLists(jobs.size(), edges_of(jobs));
+}
+
+std::vector<std::uint32_t> topological_order(const ChildLists& children) {
+  const auto job_count = static_cast<std::uint32_t>(children.job_count());
+  std::vector<std::uint32_t> parents_left(job_count);
+  for (std::uint32_t job = 0; job < job_count; ++job) {
+    for (const std::uint32_t child : children.of(job)) {
+      ++parents_left[child];
+    }
+  }
+  std::vector<std::uint32_t> order;
+  order.reserve(job_count);
+  for (std::uint32_t job = 0; job < job_count; ++job) {
+    if (parents_left[job] == 0) {
+      order.push_back(job);
+    }
+  }
+  for (std::size_t done = 0; done < order.size(); ++done) {
+    for (const std::uint32_t child : children.of(order[done])) {
+      if (--parents_left[child] == 0) {
+        order.push_back(child);
+      }
+    }
+  }
+  return order;
+}
+
+std::vector<double> chain_seconds(const ChildLists& children, std::span<const double> seconds) {
+  BITRUNG_CHECK(seconds.size() == children.job_count());
+  std::vector<double> chain(seconds.begin(), seconds.end());
+  const std::vector<std::uint32_t> order = topological_order(children);
+  BITRUNG_CHECK(order.size() == chain.size());
+  for (auto job = order.rbegin(); job != order.rend(); ++job) {
+    double below = 0;
+    for (const std::uint32_t child : children.of(*job)) {
+      below = std::max(below, chain[child]);
+    }
+    chain[*job] += below;
+  }
+  return chain;
+}
+
+}  // namespace bitrung::core

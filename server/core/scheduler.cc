@@ -1,0 +1,185 @@
+#include "server/core/scheduler.h"
+
+#include <algorithm>
+#include <iterator>
+#include <tuple>
+
+#include "db/base/check.h"
+
+namespace bitrung::core {
+namespace {
+
+bool fits_but_for_slot(const Worker& worker, const Requirement& requirement) {
+  if (!worker.takes_offers() || worker.numerics != requirement.numerics) return false;
+  const std::uint32_t copy = worker.copy_of(requirement.dataset);
+  return copy != kNone && (requirement.copy == kNone || requirement.copy == copy);
+}
+
+// The free slot that fits most closely, so that large slots stay for large jobs; kNone if none is
+// large enough.
+std::uint32_t closest_free_slot(const Worker& worker, std::uint64_t memory_bytes) {
+  std::uint32_t closest = kNone;
+  for (std::uint32_t slot = 0; slot < worker.slots.size(); ++slot) {
+    if (worker.occupant[slot] != kNone || worker.slots[slot].memory_bytes < memory_bytes) continue;
+    if (closest == kNone || worker.slots[slot].memory_bytes < worker.slots[closest].memory_bytes) {
+      closest = slot;
+    }
+  }
+  return closest;
+}
+
+// The worker's disk has what the job would have to fetch: its own resume state or its teacher.
+bool is_warm(const JobTable& jobs, JobIndex job, WorkerIndex worker) {
+  if (jobs[job].last_worker == worker && jobs.rare(job).resume.has_value()) return true;
+  bool taught_here = false;
+  jobs.for_each_parent(job, [&](JobIndex parent) {
+    const JobId original = jobs[parent].cached_from;
+    const JobIndex trained = jobs.contains(original) ? jobs.index(original) : parent;
+    taught_here = taught_here || jobs[trained].last_worker == worker;
+  });
+  return taught_here;
+}
+
+}  // namespace
+
+Requirement requirement_of(const JobTable& jobs, JobIndex index) {
+  const Job& job = jobs[index];
+  const Pin& pin = jobs.pin_of(job);
+  return {pin.dataset, pin.copy, job.numerics, job.memory_bytes};
+}
+
+bool fits_when_free(const Worker& worker, const Requirement& requirement) {
+  return fits_but_for_slot(worker, requirement) &&
+         std::ranges::any_of(worker.slots, [&](const SlotInfo& slot) {
+           return slot.memory_bytes >= requirement.memory_bytes;
+         });
+}
+
+bool Scheduler::Key::operator<(const Key& other) const {
+  return std::tie(other.priority, other.chain_seconds, job) <
+         std::tie(priority, chain_seconds, other.job);
+}
+
+Scheduler::Key Scheduler::key_of(const JobTable& jobs, JobIndex job) {
+  return {jobs[job].priority, jobs[job].chain_seconds, job};
+}
+
+void Scheduler::add(JobTable& jobs, JobIndex job) {
+  BITRUNG_CHECK(jobs[job].queue == kNone);
+  const Requirement requirement = requirement_of(jobs, job);
+  const auto [entry, added] =
+      class_numbers_.try_emplace(requirement, static_cast<std::uint32_t>(classes_.size()));
+  if (added) {
+    classes_.emplace_back().requirement = requirement;
+  }
+  ReadyClass& ready = classes_[entry->second];
+  if (ready.jobs.empty()) {
+    ready.position = static_cast<std::uint32_t>(filled_.size());
+    ready.untried = true;
+    filled_.push_back(entry->second);
+  }
+  BITRUNG_CHECK(ready.jobs.insert(key_of(jobs, job)).second);
+  jobs[job].queue = entry->second;
+}
+
+void Scheduler::remove(JobTable& jobs, JobIndex job) {
+  const std::uint32_t number = jobs[job].queue;
+  BITRUNG_CHECK(number < classes_.size());
+  ReadyClass& ready = classes_[number];
+  BITRUNG_CHECK(ready.jobs.erase(key_of(jobs, job)) == 1);
+  jobs[job].queue = kNone;
+  if (ready.jobs.empty()) {
+    const std::uint32_t last = filled_.back();
+    filled_[ready.position] = last;
+    classes_[last].position = ready.position;
+    filled_.pop_back();
+    ready.position = kNone;
+  }
+}
+
+void Scheduler::worker_changed(WorkerIndex worker) {
+  if (worker >= is_changed_.size()) {
+    is_changed_.resize(worker + 1);
+  }
+  if (!is_changed_[worker]) {
+    is_changed_[worker] = true;
+    changed_workers_.push_back(worker);
+  }
+}
+
+std::optional<Placement> Scheduler::next(const JobTable& jobs, const Fleet& fleet) {
+  std::optional<Placement> best;
+  Key best_key;
+  if (!fleet.available().empty()) {
+    for (const std::uint32_t number : filled_) {
+      const ReadyClass& ready = classes_[number];
+      const Key& first = *ready.jobs.begin();
+      if (best.has_value() && !(first < best_key)) continue;
+      const std::span<const WorkerIndex> workers =
+          ready.untried ? std::span(fleet.available()) : std::span(std::as_const(changed_workers_));
+      if (const auto placement = place(jobs, fleet, first.job, ready.requirement, workers)) {
+        best = placement;
+        best_key = first;
+      }
+    }
+  }
+  if (!best.has_value()) {
+    for (const std::uint32_t number : filled_) {
+      classes_[number].untried = false;
+    }
+    for (const WorkerIndex worker : changed_workers_) {
+      is_changed_[worker] = false;
+    }
+    changed_workers_.clear();
+  }
+  return best;
+}
+
+std::optional<Placement> Scheduler::place(const JobTable& jobs, const Fleet& fleet, JobIndex job,
+                                          const Requirement& requirement,
+                                          std::span<const WorkerIndex> workers) const {
+  std::optional<Placement> best;
+  bool best_is_warm = false;
+  for (const WorkerIndex index : workers) {
+    const Worker& worker = fleet[index];
+    if (worker.free_slots == 0 || !fits_but_for_slot(worker, requirement)) continue;
+    const std::uint32_t slot = closest_free_slot(worker, requirement.memory_bytes);
+    if (slot == kNone) continue;
+    const bool warm = is_warm(jobs, job, index);
+    if (best.has_value()) {
+      // Positions in the table differ after a restart, so they must not decide; the id settles
+      // equal names.
+      const Worker& other = fleet[best->worker];
+      const bool is_better = std::tie(best_is_warm, other.free_slots, worker.name, worker.id) <
+                             std::tie(warm, worker.free_slots, other.name, other.id);
+      if (!is_better) continue;
+    }
+    best = Placement{job, index, slot};
+    best_is_warm = warm;
+  }
+  return best;
+}
+
+std::size_t Scheduler::jobs_before(const JobTable& jobs, const Fleet& fleet, JobIndex job) const {
+  const Requirement wanted = requirement_of(jobs, job);
+  const auto competes = [&](const Requirement& other) {
+    for (WorkerIndex worker = 0; worker < fleet.size(); ++worker) {
+      if (fits_when_free(fleet[worker], wanted) && fits_when_free(fleet[worker], other)) {
+        return true;
+      }
+    }
+    return false;
+  };
+  const Key key = key_of(jobs, job);
+  std::size_t count = 0;
+  for (const std::uint32_t number : filled_) {
+    const ReadyClass& ready = classes_[number];
+    if (*ready.jobs.begin() < key && competes(ready.requirement)) {
+      count +=
+          static_cast<std::size_t>(std::distance(ready.jobs.begin(), ready.jobs.lower_bound(key)));
+    }
+  }
+  return count;
+}
+
+}  // namespace bitrung::core

@@ -1,0 +1,198 @@
+#include "server/core/worker_machine.h"
+
+#include <algorithm>
+
+#include "db/base/check.h"
+
+namespace bitrung::core {
+
+std::uint32_t Worker::copy_of(std::uint32_t dataset) const {
+  for (const auto& [number, copy] : datasets) {
+    if (number == dataset) return copy;
+  }
+  return kNone;
+}
+
+WorkerIndex Fleet::find(const std::string& worker_id) const {
+  const auto found = worker_numbers_.find(worker_id);
+  return found == worker_numbers_.end() ? kNone : found->second;
+}
+
+WorkerIndex Fleet::find(SessionId session) const {
+  const auto found = sessions_.find(number(session));
+  return found == sessions_.end() ? kNone : found->second;
+}
+
+WorkerIndex Fleet::find_or_add(const std::string& worker_id) {
+  const auto [entry, added] =
+      worker_numbers_.try_emplace(worker_id, static_cast<WorkerIndex>(workers_.size()));
+  if (added) {
+    workers_.emplace_back().id = worker_id;
+  }
+  return entry->second;
+}
+
+void Fleet::restore(const db::WorkerRow& row) {
+  Worker& worker = workers_[find_or_add(row.id)];
+  worker.name = row.name;
+  worker.version = row.version;
+  worker.draining = row.draining;
+  worker.last_seen_ms = row.last_seen_ms;
+}
+
+void Fleet::open(WorkerIndex index, Introduction introduction) {
+  if (workers_[index].connected) {
+    close(index);
+  }
+  Worker& worker = workers_[index];
+  BITRUNG_CHECK(sessions_.emplace(number(introduction.session), index).second);
+  worker.connected = true;
+  worker.session = introduction.session;
+  worker.name = std::move(introduction.name);
+  worker.version = std::move(introduction.version);
+  worker.numerics = introduction.numerics;
+  worker.slots = std::move(introduction.slots);
+  worker.datasets = std::move(introduction.datasets);
+
+  worker.occupant.assign(worker.slots.size(), kNone);
+  for (const LiveIndex live : worker.live) {
+    const std::uint32_t slot = live_[live].row.slot;
+    if (slot < worker.occupant.size()) {
+      BITRUNG_CHECK(worker.occupant[slot] == kNone);
+      worker.occupant[slot] = live;
+    }
+  }
+  worker.free_slots = static_cast<std::uint32_t>(std::ranges::count(worker.occupant, kNone));
+  enter(index);
+}
+
+void Fleet::close(WorkerIndex index) {
+  Worker& worker = workers_[index];
+  BITRUNG_CHECK(worker.connected);
+  withdraw(index);
+  sessions_.erase(number(worker.session));
+  worker.connected = false;
+  update_available(index);
+}
+
+void Fleet::set_draining(WorkerIndex index, bool draining) {
+  withdraw(index);
+  workers_[index].draining = draining;
+  enter(index);
+}
+
+void Fleet::set_datasets(WorkerIndex index,
+                         std::vector<std::pair<std::uint32_t, std::uint32_t>> datasets) {
+  withdraw(index);
+  workers_[index].datasets = std::move(datasets);
+  enter(index);
+}
+
+void Fleet::set_last_seen(WorkerIndex worker, std::int64_t wall_ms) {
+  workers_[worker].last_seen_ms = wall_ms;
+}
+
+std::uint32_t Fleet::agreed_copy(std::uint32_t dataset) const {
+  if (dataset >= holders_.size() || holders_[dataset].size() != 1) return kNone;
+  return holders_[dataset].front().first;
+}
+
+LiveIndex Fleet::grant(WorkerIndex index, JobIndex job, db::AttemptRow row,
+                       std::chrono::milliseconds lease_end) {
+  LiveIndex live = static_cast<LiveIndex>(live_.size());
+  if (live_unused_.empty()) {
+    live_.emplace_back();
+  } else {
+    live = live_unused_.back();
+    live_unused_.pop_back();
+  }
+  Worker& worker = workers_[index];
+  if (row.slot < worker.occupant.size()) {
+    BITRUNG_CHECK(worker.occupant[row.slot] == kNone);
+    worker.occupant[row.slot] = live;
+    --worker.free_slots;
+    update_available(index);
+  }
+  worker.live.push_back(live);
+  leases_.emplace(lease_end, live);
+  live_[live] = {std::move(row), job, index, lease_end};
+  return live;
+}
+
+void Fleet::renew(LiveIndex live, std::chrono::milliseconds lease_end) {
+  LiveAttempt& attempt = live_[live];
+  BITRUNG_CHECK(leases_.erase({attempt.lease_end, live}) == 1);
+  leases_.emplace(lease_end, live);
+  attempt.lease_end = lease_end;
+}
+
+void Fleet::end(LiveIndex live) {
+  LiveAttempt& attempt = live_[live];
+  Worker& worker = workers_[attempt.worker];
+  BITRUNG_CHECK(leases_.erase({attempt.lease_end, live}) == 1);
+  BITRUNG_CHECK(std::erase(worker.live, live) == 1);
+  const std::uint32_t slot = attempt.row.slot;
+  if (slot < worker.occupant.size() && worker.occupant[slot] == live) {
+    worker.occupant[slot] = kNone;
+    ++worker.free_slots;
+    update_available(attempt.worker);
+  }
+  attempt = {};
+  live_unused_.push_back(live);
+}
+
+void Fleet::withdraw(WorkerIndex index) {
+  const Worker& worker = workers_[index];
+  if (worker.takes_offers()) {
+    count_copies(worker, false);
+  }
+}
+
+void Fleet::enter(WorkerIndex index) {
+  const Worker& worker = workers_[index];
+  if (worker.takes_offers()) {
+    count_copies(worker, true);
+  }
+  update_available(index);
+}
+
+void Fleet::update_available(WorkerIndex index) {
+  Worker& worker = workers_[index];
+  const bool is_listed = worker.available_position != kNone;
+  const bool is_available = worker.takes_offers() && worker.free_slots > 0;
+  if (is_available && !is_listed) {
+    worker.available_position = static_cast<std::uint32_t>(available_.size());
+    available_.push_back(index);
+  } else if (!is_available && is_listed) {
+    const WorkerIndex last = available_.back();
+    available_[worker.available_position] = last;
+    workers_[last].available_position = worker.available_position;
+    available_.pop_back();
+    worker.available_position = kNone;
+  }
+}
+
+void Fleet::count_copies(const Worker& worker, bool add) {
+  for (const auto& [dataset, copy] : worker.datasets) {
+    if (dataset >= holders_.size()) {
+      holders_.resize(dataset + 1);
+    }
+    auto& holders = holders_[dataset];
+    const auto holder =
+        std::ranges::find(holders, copy, &std::pair<std::uint32_t, std::uint32_t>::first);
+    if (add) {
+      if (holder == holders.end()) {
+        holders.emplace_back(copy, 1);
+      } else {
+        ++holder->second;
+      }
+    } else {
+      BITRUNG_CHECK(holder != holders.end());
+      if (--holder->second == 0) {
+        holders.erase(holder);
+      }
+    }
+  }
+}
+
+}  // namespace bitrung::core
