@@ -156,8 +156,6 @@ class Expander {
   }
 
  private:
-  // ---- one job
-
   absl::Status add_job(const Entry& entry, std::size_t number) {
     std::vector<std::size_t> at = entry.positions(number);
     Options options = entry.base;
@@ -266,8 +264,6 @@ class Expander {
     return absl::OkStatus();
   }
 
-  // ---- teacher and start
-
   // In an entry that has jobs both with and without a teacher, what only taught jobs use is no
   // mistake in the others.
   static bool may_lack_teacher(const Entry& entry) {
@@ -338,7 +334,7 @@ class Expander {
         return absl::OkStatus();
       }
     }
-    BITRUNG_CHECK(!"a kind of reference without an init");
+    check_failed("a kind of reference without an init", __FILE__, __LINE__);
   }
 
   absl::Status add_init_from_teacher(Draft& draft) const {
@@ -457,8 +453,6 @@ class Expander {
     }
     return &file;
   }
-
-  // ---- references by name
 
   static std::size_t number_of(const Entry& entry, const std::vector<std::size_t>& at) {
     std::size_t number = 0;
@@ -594,8 +588,6 @@ class Expander {
     return some_of(std::move(names), total);
   }
 
-  // ---- all jobs
-
   absl::Status check_parents(std::size_t index) const {
     const Job& job = jobs_[index];
     const Places& places = places_[index];
@@ -645,7 +637,7 @@ class Expander {
     }
     path.erase(path.begin(), std::ranges::find(path, job));
     std::ranges::reverse(path);
-    std::ranges::rotate(path, std::ranges::min_element(path));
+    std::rotate(path.begin(), std::ranges::min_element(path), path.end());
     std::string names;
     for (std::size_t i = 0; i < path.size(); ++i) {
       if (i == kCycleNamesShownMax && path.size() > kCycleNamesShownMax) {

@@ -157,7 +157,7 @@ class LeafReader {
       case OptionKind::kInit:
         return read_reference();
     }
-    BITRUNG_CHECK(!"a kind of option without a reader");
+    check_failed("a kind of option without a reader", __FILE__, __LINE__);
   }
 
  private:
@@ -355,7 +355,7 @@ std::string leaf_label(const OptionInfo& row, const Options& options) {
       }
     }
   }
-  BITRUNG_CHECK(!"a kind of option without a label");
+  check_failed("a kind of option without a label", __FILE__, __LINE__);
 }
 
 }  // namespace

@@ -12,7 +12,7 @@ v1::InputRole role_of(InputRole role) {
     case InputRole::kInit:
       return v1::INPUT_ROLE_INIT;
   }
-  BITRUNG_CHECK(!"an input role without a number");
+  check_failed("an input role without a number", __FILE__, __LINE__);
 }
 
 }  // namespace

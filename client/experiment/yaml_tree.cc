@@ -251,7 +251,7 @@ std::string shown(const YamlNode& node) {
     case YamlNode::Kind::kMap:
       return "a mapping";
   }
-  BITRUNG_CHECK(!"a kind of node without a name");
+  check_failed("a kind of node without a name", __FILE__, __LINE__);
 }
 
 std::string Source::at(Location where, std::string_view what) const {
