@@ -107,6 +107,10 @@ struct SessionOpened {
 struct SessionClosed {
   SessionId session{};
 };
+// The worker is about to end: nothing more is offered in this session.
+struct WorkerStopping {
+  SessionId session{};
+};
 struct DatasetsChanged {
   SessionId session{};
   std::vector<DatasetInfo> datasets;
@@ -149,9 +153,9 @@ struct SetDraining {
 // Time has passed; sent at next_deadline().
 struct WakeUp {};
 
-using Event = std::variant<Submit, CancelJobs, RetryJobs, SessionOpened, SessionClosed, DatasetsChanged, Heartbeat,
-                           AttemptStarted, CheckpointStored, AttemptSucceeded, AttemptFailed, AttemptCancelled,
-                           SetDraining, WakeUp>;
+using Event = std::variant<Submit, CancelJobs, RetryJobs, SessionOpened, SessionClosed, WorkerStopping,
+                           DatasetsChanged, Heartbeat, AttemptStarted, CheckpointStored, AttemptSucceeded,
+                           AttemptFailed, AttemptCancelled, SetDraining, WakeUp>;
 
 // ---- Effects ----
 
@@ -246,7 +250,7 @@ struct WaitsForRetry {
 };
 struct NoWorkerConnected {};
 struct WorkerDoesNotFit {
-  enum class Reason : std::uint8_t { kDraining, kNoDataset, kOtherDataset, kMemory, kNumerics, kBusy };
+  enum class Reason : std::uint8_t { kDraining, kStopping, kNoDataset, kOtherDataset, kMemory, kNumerics, kBusy };
   std::string worker;
   Reason reason{};
   std::string dataset;

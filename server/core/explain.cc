@@ -24,6 +24,8 @@ WorkerDoesNotFit misfit(const JobTable& jobs, const Worker& worker,
   const std::uint32_t copy = worker.copy_of(requirement.dataset);
   if (worker.draining) {
     misfit.reason = WorkerDoesNotFit::Reason::kDraining;
+  } else if (worker.stopping) {
+    misfit.reason = WorkerDoesNotFit::Reason::kStopping;
   } else if (copy == kNone) {
     misfit.reason = WorkerDoesNotFit::Reason::kNoDataset;
   } else if (requirement.copy != kNone && requirement.copy != copy) {

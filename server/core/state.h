@@ -48,6 +48,7 @@ struct Core::State {
   // ---- Events about workers (worker_events.cc) ----
   void on(const SessionOpened& event);
   void on(const SessionClosed& event);
+  void on(const WorkerStopping& event);
   void on(const DatasetsChanged& event);
   void on(const Heartbeat& event);
   void on(const SetDraining& event);

@@ -71,6 +71,13 @@ void Core::State::on(const SessionClosed& event) {
   save_worker(index);
 }
 
+void Core::State::on(const WorkerStopping& event) {
+  const WorkerIndex index = fleet.find(event.session);
+  if (index == kNone) return;
+  fleet.set_stopping(index);
+  fleet.set_last_seen(index, now.wall_ms);
+}
+
 void Core::State::on(const DatasetsChanged& event) {
   const WorkerIndex index = fleet.find(event.session);
   if (index == kNone) return;

@@ -47,6 +47,7 @@ void Fleet::open(WorkerIndex index, Introduction introduction) {
   Worker& worker = workers_[index];
   BITRUNG_CHECK(sessions_.emplace(number(introduction.session), index).second);
   worker.connected = true;
+  worker.stopping = false;
   worker.session = introduction.session;
   worker.name = std::move(introduction.name);
   worker.version = std::move(introduction.version);
@@ -78,6 +79,12 @@ void Fleet::close(WorkerIndex index) {
 void Fleet::set_draining(WorkerIndex index, bool draining) {
   withdraw(index);
   workers_[index].draining = draining;
+  enter(index);
+}
+
+void Fleet::set_stopping(WorkerIndex index) {
+  withdraw(index);
+  workers_[index].stopping = true;
   enter(index);
 }
 

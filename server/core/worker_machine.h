@@ -31,6 +31,7 @@ struct Worker {
   std::string version;
   bool connected = false;
   bool draining = false;
+  bool stopping = false;  // Until its next session.
   SessionId session{};  // Valid while connected.
   std::uint32_t numerics = 0;
   std::vector<SlotInfo> slots;                                    // As of its latest session.
@@ -43,7 +44,7 @@ struct Worker {
 
   // The copy it has of the data set; kNone if none.
   std::uint32_t copy_of(std::uint32_t dataset) const;
-  bool takes_offers() const { return connected && !draining; }
+  bool takes_offers() const { return connected && !draining && !stopping; }
 };
 
 // An attempt that is offered or running.
@@ -78,6 +79,7 @@ class Fleet {
   void open(WorkerIndex worker, Introduction introduction);
   void close(WorkerIndex worker);
   void set_draining(WorkerIndex worker, bool draining);
+  void set_stopping(WorkerIndex worker);
   void set_datasets(WorkerIndex worker,
                     std::vector<std::pair<std::uint32_t, std::uint32_t>> datasets);
   void set_last_seen(WorkerIndex worker, std::int64_t wall_ms);

@@ -66,6 +66,8 @@ class Explainer {
       case Reason::kDraining:
         advice_.insert(fmt::format("give it jobs again: bitrung drain {} --off", reason.worker));
         return fmt::format("worker {} is draining", reason.worker);
+      case Reason::kStopping:
+        return fmt::format("worker {} is stopping", reason.worker);
       case Reason::kNoDataset:
         advice_.insert(fmt::format("on the worker: bitrung data fetch {0}, or start it with --data-dir DIR where {0} lies",
                                    reason.dataset));

@@ -261,6 +261,9 @@ class Session final : public grpc::ServerBidiReactor<v1::OpenSessionRequest, v1:
         context_.engine.post(core::DatasetsChanged{id_, std::move(datasets)});
         return absl::OkStatus();
       }
+      case v1::OpenSessionRequest::kStopping:
+        context_.engine.post(core::WorkerStopping{id_});
+        return absl::OkStatus();
       case v1::OpenSessionRequest::STATEMENT_NOT_SET:
         break;
     }

@@ -37,15 +37,21 @@ class BadInputTest(BitrungTest):
             (BASE + "  b: {teacher: nobody}\n", "nobody"),
             (BASE + "  b: {dataset: cifar100, teacher: a}\n", "100", "10"),
             (BASE + "  a: {}\n", "a"),
-            (BASE + "  b: {sweep: {seed: [" + ",".join(map(str, range(1000))) + "], epochs: [" +
-             ",".join(map(str, range(1, 1001))) + "]}}\n", "1000000", "100000"),
         ]
         for text, *words in cases:
             with self.subTest(text=text[:80]):
                 self.check(text, 2, *words)
 
+    def test_OverflowingSweep_IsRefusedByTheLimit(self):
+        values = [",".join(map(str, range(1, 1001)))] * 2
+        self.check(BASE + "  b: {sweep: {seed: [%s], epochs: [%s]}}\n" % tuple(values), 5, "1,000,000", "100,000")
+        # 10^21 would not fit into 64 bits.
+        keys = ("seed", "epochs", "batch_size", "optimizer.learning_rate", "optimizer.weight_decay", "priority", "timeout")
+        many = "".join(f"{key}: [{values[0]}], " for key in keys)
+        self.check(BASE + "  b: {sweep: {%s}}\n" % many.rstrip(", "), 5, "100,000")
+
     def test_HugeFile_IsRefusedUnread(self):
-        self.check("# " + "x" * 100_000_000, 2, "bad.yaml", "limit")
+        self.check("# " + "x" * 100_000_000, 5, "bad.yaml", "limit")
 
     def test_MissingFile(self):
         done = self.bitrung("run", self.directory / "nothing.yaml", expect=3)
@@ -56,14 +62,14 @@ class BadInputTest(BitrungTest):
         data = self.directory / "data"
         data.mkdir()
         done = self.bitrung("run", self.directory / "cifar.yaml", "--data-dir", data, expect=None, timeout=60)
-        self.assertIn(done.returncode, (1, 3))
+        self.assertEqual(done.returncode, 3)
         self.assertIn("data fetch cifar10", done.stderr)
         for name in ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"):
             (data / f"{name}.bin").write_bytes(bytes(3073 * 10_000))
         with open(data / "data_batch_3.bin", "r+b") as file:
             file.truncate(1_000_000)
         done = self.bitrung("run", self.directory / "cifar.yaml", "--data-dir", data, expect=None, timeout=60)
-        self.assertIn(done.returncode, (1, 2))
+        self.assertNotEqual(done.returncode, 0)
         self.assertIn("data_batch_3.bin", done.stderr)
         self.assertIn("1000000", done.stderr.replace(",", ""))
 

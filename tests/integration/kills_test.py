@@ -6,6 +6,8 @@ import signal
 from processes import EXAMPLES, SMALL, BitrungTest, Lines, children_of, descendants_named, kill, name_of
 
 LADDER = EXAMPLES / "bit-ladder.yaml"
+# Long enough for a kill to hit a job after its first checkpoint.
+SMALL = [*SMALL, "--set", "defaults.epochs=5"]
 
 
 class KillsTest(BitrungTest):
@@ -48,8 +50,8 @@ class KillsTest(BitrungTest):
 
         self.wait_for_work(1)
         before = self.query("select id as job_id, attempt, artifact_sha256 from job where state = 'succeeded'")
-        trainer = descendants_named(process.pid, "bitrung-trainer")[0]
-        kill(trainer)
+        for trainer in descendants_named(process.pid, "bitrung-trainer"):
+            kill(trainer)
         self.wait_until(lambda: self.query("select 1 from attempt where failure_class = 'trainer_crashed'"),
                         "the dead trainer is noticed")
 

@@ -17,8 +17,8 @@ import threading
 import time
 import unittest
 
-BIN = pathlib.Path(os.environ.get("BITRUNG_BIN", "build/release/bin")).resolve()
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+BIN = pathlib.Path(os.environ.get("BITRUNG_BIN", ROOT / "build/release/bin")).resolve()
 EXAMPLES = ROOT / "deploy" / "examples"
 
 # The ladder, small enough for a test: 2 epochs of 1,024 images.

@@ -19,7 +19,7 @@ class ServiceTest(BitrungTest):
         token = ("--token-file", self.state / "token")
         for name in ("left", "right"):
             self.start_worker(address, name, "--slots", "1", *token)
-        self.wait_until(lambda: self.remote(address, "workers", "--output", "tsv").stdout.count("right"), "both workers")
+        self.wait_until(lambda: len(self.query("select 1 from worker")) == 2, "both workers")
         submitted = json.loads(self.remote(address, "submit", LADDER, *SMALL, "--output", "json").stdout)
         self.remote(address, "wait", "bit-ladder")
         results = json.loads(self.remote(address, "results", "bit-ladder", "--output", "json").stdout)
@@ -73,7 +73,7 @@ class ServiceTest(BitrungTest):
     def test_DrainedWorker_GetsNothing(self):
         _, address = self.start_server()
         self.start_worker(address, "w", "--slots", "1")
-        self.wait_until(lambda: "w" in self.remote(address, "workers", "--output", "tsv").stdout, "the worker")
+        self.wait_until(lambda: self.query("select 1 from worker where name = 'w'"), "the worker")
         self.remote(address, "drain", "w")
         self.remote(address, "submit", LADDER, *SMALL)
         explained = self.remote(address, "explain", "bit-ladder/" + self.query("select name from job")[0]["name"]).stdout

@@ -95,9 +95,9 @@ Agent::Agent(asio::io_context& io, const StateDirectory& state, AgentOptions opt
       cache_(std::move(cache)),
       core_(core_options(options_)),
       recovered_(std::move(recovered)),
-      session_channel_(make_channel(options_.server)),
+      session_channel_(make_channel(options_.server, true)),
       stub_(v1::WorkerService::NewStub(session_channel_)),
-      transfers_(make_channel(options_.server), options_.token, cache_),
+      transfers_(make_channel(options_.server, false), options_.token, cache_),
       spools_(std::move(spools)),
       trainers_(options_.slots.size()),
       datasets_(options_.data_directories, state.path() / "datasets.json", options_.locate),
@@ -114,6 +114,7 @@ Agent::Agent(asio::io_context& io, const StateDirectory& state, AgentOptions opt
 
 Agent::~Agent() {
   transfers_.cancel();
+  datasets_.cancel();
   for (asio::thread_pool* pool : {&disk_, &network_, &reader_}) pool->join();
 }
 
@@ -209,6 +210,10 @@ void Agent::perform(const SendOutcome& action) {
   send(to_request(action));
 }
 void Agent::perform(const SendDatasets& action) {
+  send(to_request(action));
+}
+
+void Agent::perform(const SendStopping& action) {
   send(to_request(action));
 }
 
@@ -391,8 +396,9 @@ void Agent::shrink_cache() {
 void Agent::perform(const DeleteAttempt& action) {
   spools_.erase(action.key);
   unsynced_.erase(action.key);
-  pins_.remove(action.key);
   asio::post(disk_, [this, key = action.key] {
+    // Here, because a copy that the disk thread still makes for the attempt pins it too.
+    pins_.remove(key);
     if (const absl::Status status = remove_attempt(layout_, key); !status.ok()) {
       spdlog::warn("attempt {} cannot be cleaned up: {}", to_string(key), message(status));
     }
@@ -405,7 +411,7 @@ void Agent::scan_datasets() {
     asio::post(io_, [this, scan = std::move(scan)]() mutable {
       if (over_) return;
       for (std::string& problem : scan.problems) {
-        if (dataset_problems_.insert(problem).second) spdlog::warn("{}", problem);
+        if (dataset_problems_.insert(problem).second) spdlog::info("{}", problem);
       }
       step(DatasetsFound{std::move(scan.datasets)});
       scan_timer_.expires_after(options_.dataset_scan_interval);
@@ -494,13 +500,18 @@ void Agent::perform(const LogText& action) {
 
 void Agent::perform(const Exit&) {
   over_ = true;
-  session_.reset();
   transfers_.cancel();
-  for (auto& trainer : trainers_) trainer.reset();
-  wake_up_.cancel();
-  sync_timer_.cancel();
-  scan_timer_.cancel();
-  if (exited_) exited_();
+  datasets_.cancel();
+  // Not now: the event that led here may come from a trainer or a session, whose handler is still
+  // running.
+  asio::post(io_, [this] {
+    session_.reset();
+    for (auto& trainer : trainers_) trainer.reset();
+    wake_up_.cancel();
+    sync_timer_.cancel();
+    scan_timer_.cancel();
+    if (exited_) exited_();
+  });
 }
 
 }  // namespace bitrung::agent

@@ -97,6 +97,7 @@ class Agent {
   void perform(const SendCheckpoint& action);
   void perform(const SendOutcome& action);
   void perform(const SendDatasets& action);
+  void perform(const SendStopping& action);
   void perform(const PersistOffer& action);
   void perform(const AppendPoints& action);
   void perform(const AppendLine& action);

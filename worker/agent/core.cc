@@ -16,14 +16,14 @@ constexpr milliseconds kTransferPauseMin{500};
 constexpr milliseconds kTransferPauseMax{30'000};
 // Fetching is tried this often before another worker may try its luck.
 constexpr std::uint32_t kFetchTriesMax = 10;
+// A trainer is started this often for one job.
+constexpr std::uint32_t kStartTriesMax = 3;
+constexpr milliseconds kStartPauseMin{1000};
+constexpr milliseconds kStartPauseMax{10'000};
 // A session is dead after this many silent heartbeat intervals and a grace for a slow disk at the
 // server.
 constexpr int kSilentHeartbeats = 3;
 constexpr milliseconds kSilentGrace{5000};
-
-std::string short_hex(const Digest& digest) {
-  return digest.hex().substr(0, 12);
-}
 
 milliseconds doubled(milliseconds first, std::uint32_t times, milliseconds most) {
   milliseconds value = first;
@@ -36,108 +36,6 @@ Failed preempted(std::string message) {
 }
 
 }  // namespace
-
-std::string describe(const Outcome& outcome) {
-  if (const auto* succeeded = std::get_if<Succeeded>(&outcome)) {
-    return fmt::format("succeeded {}", short_hex(succeeded->artifact));
-  }
-  if (const auto* failed = std::get_if<Failed>(&outcome)) {
-    return fmt::format("failed {}: {}", name(failed->failure_class), failed->message);
-  }
-  return "cancelled";
-}
-
-std::string describe(const Action& action) {
-  struct Describe {
-    std::string operator()(const OpenSession& a) const {
-      std::string text = fmt::format("open_session {} held", number(a.session));
-      for (const AttemptKey& key : a.held) text += " " + to_string(key);
-      return text;
-    }
-    std::string operator()(const CloseSession& a) const {
-      return fmt::format("close_session {}", number(a.session));
-    }
-    std::string operator()(const PersistTerm& a) const {
-      return fmt::format("persist_term {}", a.term);
-    }
-    std::string operator()(const SendHeartbeat& a) const {
-      std::string text = fmt::format("send_heartbeat {}", a.sequence);
-      for (const HeldAttempt& held : a.held) text += " " + to_string(held.key);
-      return text;
-    }
-    std::string operator()(const SendStarted& a) const {
-      return fmt::format("send_started {} slot {} epoch {}", to_string(a.key), a.slot,
-                         a.resumed_epoch);
-    }
-    std::string operator()(const SendPoints& a) const {
-      return fmt::format("send_points {} {}..{}", to_string(a.key), a.first, a.last);
-    }
-    std::string operator()(const SendLines& a) const {
-      return fmt::format("send_lines {} {}..{}", to_string(a.key), a.first, a.last);
-    }
-    std::string operator()(const SendCheckpoint& a) const {
-      return fmt::format("send_checkpoint {} epoch {} {}", to_string(a.key), a.epoch,
-                         short_hex(a.artifact));
-    }
-    std::string operator()(const SendOutcome& a) const {
-      return fmt::format("send_outcome {} {}", to_string(a.key), describe(a.outcome));
-    }
-    std::string operator()(const SendDatasets& a) const {
-      std::string text = "send_datasets";
-      for (const DatasetEntry& dataset : a.datasets) text += " " + dataset.name;
-      return text;
-    }
-    std::string operator()(const PersistOffer& a) const {
-      return fmt::format("persist_offer {}", to_string(a.offer.key));
-    }
-    std::string operator()(const AppendPoints& a) const {
-      return fmt::format("append_points {} {}", to_string(a.key), a.points.size());
-    }
-    std::string operator()(const AppendLine& a) const {
-      return fmt::format("append_line {} {}", to_string(a.key), a.line.text);
-    }
-    std::string operator()(const RecordWatermarks& a) const {
-      return fmt::format("record_watermarks {} points {} lines {}", to_string(a.key), a.points,
-                         a.lines);
-    }
-    std::string operator()(const PersistOutcome& a) const {
-      return fmt::format("persist_outcome {} {}", to_string(a.key), describe(a.outcome));
-    }
-    std::string operator()(const FetchInputs& a) const {
-      std::string text = fmt::format("fetch_inputs {}", to_string(a.key));
-      for (const Digest& digest : a.artifacts) text += " " + short_hex(digest);
-      return text;
-    }
-    std::string operator()(const StoreFile& a) const {
-      return fmt::format("store_file {} {} {}", to_string(a.key),
-                         a.purpose == FilePurpose::kModel ? "model" : "resume", a.path);
-    }
-    std::string operator()(const Upload& a) const {
-      return fmt::format("upload {} {}", to_string(a.key), short_hex(a.artifact));
-    }
-    std::string operator()(const DeleteAttempt& a) const {
-      return fmt::format("delete_attempt {}", to_string(a.key));
-    }
-    std::string operator()(const StartTrainer& a) const {
-      return fmt::format("start_trainer {}", a.slot);
-    }
-    std::string operator()(const KillTrainer& a) const {
-      return fmt::format("kill_trainer {}", a.slot);
-    }
-    std::string operator()(const SendTrain& a) const {
-      return fmt::format("send_train {} {}", a.slot, to_string(a.offer.key));
-    }
-    std::string operator()(const SendCancel& a) const {
-      return fmt::format("send_cancel {} {}", a.slot, to_string(a.key));
-    }
-    std::string operator()(const SendPreempt& a) const {
-      return fmt::format("send_preempt {} {}", a.slot, to_string(a.key));
-    }
-    std::string operator()(const LogText& a) const { return "log " + a.text; }
-    std::string operator()(const Exit&) const { return "exit"; }
-  };
-  return std::visit(Describe{}, action);
-}
 
 Core::Core(CoreOptions options) : options_(std::move(options)), slots_(options_.slots) {
   BITRUNG_CHECK(options_.slots >= 1);
@@ -182,6 +80,8 @@ std::optional<Time> Core::wake_at() const {
   for (const SlotState& slot : slots_) {
     if (slot.trainer == Trainer::kStarting || slot.trainer == Trainer::kBusy) {
       if (!slot.killed) consider(slot.heard + options_.silence_timeout);
+    } else if (slot.trainer == Trainer::kNone && slot.start_not_before > now_) {
+      consider(slot.start_not_before);
     }
   }
   if (shutdown_at_) consider(*shutdown_at_);
@@ -289,6 +189,7 @@ void Core::on(const WelcomeReceived& event) {
   for (const AttemptKey& key : event.fenced) fence(key);
   heartbeat();
   say_datasets();
+  if (shutdown_at_) actions_.push_back(SendStopping{});
   for (auto& [key, attempt] : attempts_) {
     if (attempt.stop == Stop::kFence) continue;
     if (attempt.resumed_epoch) {
@@ -451,6 +352,7 @@ void Core::start_next(std::uint32_t slot_number) {
   for (auto& [key, attempt] : attempts_) {
     if (attempt.phase != Phase::kReady || attempt.offer.slot != slot_number) continue;
     if (slot.trainer == Trainer::kNone) {
+      if (now_ < slot.start_not_before) return;
       slot.trainer = Trainer::kStarting;
       slot.heard = now_;
       slot.killed = false;
@@ -725,6 +627,7 @@ void Core::on(const TrainerReady& event) {
   if (slot.trainer != Trainer::kStarting) return;
   slot.trainer = Trainer::kIdle;
   slot.heard = now_;
+  slot.start_failures = 0;
   start_next(event.slot);
 }
 
@@ -746,12 +649,17 @@ void Core::on(const TrainerExited& event) {
   } else if (before == Trainer::kStarting) {
     log(LogLevel::kError, fmt::format("the trainer of slot {} did not come up: it {}", event.slot,
                                       event.description));
-    // The job that waits for it is told; the next one tries again.
-    for (auto& [key, attempt] : attempts_) {
-      if (attempt.phase == Phase::kReady && attempt.offer.slot == event.slot) {
-        end(attempt, Failed{failure_class,
-                            fmt::format("the trainer did not come up: it {}", event.description)});
-        break;
+    // A host that is short of memory for a moment must not use up the job's retries.
+    slot.start_not_before = now_ + doubled(kStartPauseMin, slot.start_failures, kStartPauseMax);
+    if (++slot.start_failures >= kStartTriesMax) {
+      slot.start_failures = 0;
+      for (auto& [key, attempt] : attempts_) {
+        if (attempt.phase == Phase::kReady && attempt.offer.slot == event.slot) {
+          end(attempt,
+              Failed{event.out_of_memory ? FailureClass::kOutOfMemory : FailureClass::kDeviceFault,
+                     fmt::format("the trainer did not come up: it {}", event.description)});
+          break;
+        }
       }
     }
   } else if (!shutdown_at_) {
@@ -962,6 +870,7 @@ void Core::on(const Tick&) {
   }
   for (std::uint32_t number = 0; number < slots_.size(); ++number) {
     SlotState& slot = slots_[number];
+    if (slot.trainer == Trainer::kNone) start_next(number);
     if (slot.killed) continue;
     if (slot.trainer != Trainer::kBusy && slot.trainer != Trainer::kStarting) continue;
     if (now_ < slot.heard + options_.silence_timeout) continue;
@@ -999,6 +908,8 @@ void Core::on(const ShutdownRequested&) {
   if (shutdown_at_) return;
   shutdown_at_ = now_ + options_.shutdown_timeout;
   log(LogLevel::kInfo, "shutting down: running attempts keep a resume state and are given back");
+  // Said first: else what is given back below would be offered to this worker again.
+  if (session_state_ == SessionState::kOpen) actions_.push_back(SendStopping{});
   std::vector<AttemptKey> keys;
   for (const auto& [key, attempt] : attempts_) keys.push_back(key);
   for (const AttemptKey& key : keys) {

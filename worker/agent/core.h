@@ -273,6 +273,8 @@ struct SendOutcome {
 struct SendDatasets {
   std::vector<DatasetEntry> datasets;
 };
+// No more offers in this session, please.
+struct SendStopping {};
 
 // Spool and files of an attempt.
 struct PersistOffer {
@@ -345,7 +347,7 @@ struct Exit {};
 
 using Action =
     std::variant<OpenSession, CloseSession, PersistTerm, SendHeartbeat, SendStarted, SendPoints,
-                 SendLines, SendCheckpoint, SendOutcome, SendDatasets, PersistOffer, AppendPoints,
+                 SendLines, SendCheckpoint, SendOutcome, SendDatasets, SendStopping, PersistOffer, AppendPoints,
                  AppendLine, RecordWatermarks, PersistOutcome, FetchInputs, StoreFile, Upload,
                  DeleteAttempt, StartTrainer, KillTrainer, SendTrain, SendCancel, SendPreempt,
                  LogText, Exit>;
@@ -354,6 +356,8 @@ using Actions = std::vector<Action>;
 // One line for a log or a test: "send_points 1-1 1..3".
 std::string describe(const Action& action);
 std::string describe(const Outcome& outcome);
+// The first 12 digits: enough to tell artifacts apart in a line.
+std::string short_hex(const Digest& digest);
 
 // ---- Core ----
 
@@ -434,6 +438,8 @@ class Core {
     std::optional<AttemptKey> logs_to;
     Time heard{};
     bool killed = false;
+    std::uint32_t start_failures = 0;
+    Time start_not_before{};
   };
 
   void on(const Begin& event);

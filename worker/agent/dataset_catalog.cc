@@ -23,23 +23,6 @@ constexpr std::size_t kMemoryBytesMax = std::size_t{1} << 20;
 // Entries of data sets that went away are dropped beyond this.
 constexpr std::size_t kRememberedMax = 64;
 
-absl::StatusOr<Digest> digest_of(const std::vector<std::filesystem::path>& files) {
-  Sha256 hash;
-  std::string buffer(std::size_t{1} << 20, '\0');
-  for (const std::filesystem::path& path : files) {
-    FileDescriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-    if (!fd.valid()) return errno_status("open", path, errno);
-    while (true) {
-      const ssize_t got = ::read(fd.get(), buffer.data(), buffer.size());
-      if (got < 0 && errno == EINTR) continue;
-      if (got < 0) return errno_status("read", path, errno);
-      if (got == 0) break;
-      hash.update(std::string_view(buffer).substr(0, static_cast<std::size_t>(got)));
-    }
-  }
-  return hash.finish();
-}
-
 }  // namespace
 
 Digest synthetic_digest() {
@@ -88,6 +71,25 @@ DatasetScan DatasetCatalog::scan() {
   result.datasets.push_back({"synthetic", synthetic_digest(), ""});
   if (learned) save();
   return result;
+}
+
+absl::StatusOr<Digest> DatasetCatalog::digest_of(
+    const std::vector<std::filesystem::path>& files) const {
+  Sha256 hash;
+  std::string buffer(std::size_t{1} << 20, '\0');
+  for (const std::filesystem::path& path : files) {
+    FileDescriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!fd.valid()) return errno_status("open", path, errno);
+    while (true) {
+      if (cancelled_) return absl::CancelledError("the scan was cancelled");
+      const ssize_t got = ::read(fd.get(), buffer.data(), buffer.size());
+      if (got < 0 && errno == EINTR) continue;
+      if (got < 0) return errno_status("read", path, errno);
+      if (got == 0) break;
+      hash.update(std::string_view(buffer).substr(0, static_cast<std::size_t>(got)));
+    }
+  }
+  return hash.finish();
 }
 
 absl::StatusOr<std::vector<DatasetCatalog::Stamp>> DatasetCatalog::stamp(

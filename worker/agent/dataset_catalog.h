@@ -2,9 +2,11 @@
 //
 // A digest is SHA-256 over the bytes of the files in their listed order, training files first.
 // Reading 180 MB takes a while, so digests are remembered in a file by path, size, modification
-// time and inode. Not thread-safe; scan() reads files and belongs on a background thread.
+// time and inode. Not thread-safe; scan() reads files and belongs on a background thread; cancel()
+// may be called from another.
 #pragma once
 
+#include <atomic>
 #include <filesystem>
 #include <functional>
 #include <string>
@@ -36,6 +38,8 @@ class DatasetCatalog {
                  LocateDataset locate);
 
   DatasetScan scan();
+  // From any thread: a running scan ends soon and finds nothing new.
+  void cancel() { cancelled_ = true; }
 
  private:
   struct Stamp {
@@ -52,12 +56,14 @@ class DatasetCatalog {
 
   void load();
   void save() const;
+  absl::StatusOr<Digest> digest_of(const std::vector<std::filesystem::path>& files) const;
   static absl::StatusOr<std::vector<Stamp>> stamp(const std::vector<std::filesystem::path>& files);
 
   std::vector<std::filesystem::path> directories_;
   std::filesystem::path memory_;
   LocateDataset locate_;
   std::vector<Remembered> remembered_;
+  std::atomic<bool> cancelled_ = false;
 };
 
 // Of the procedural data set: its definition, not its pixels.

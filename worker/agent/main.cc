@@ -11,8 +11,10 @@
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -141,24 +143,27 @@ absl::Status run(const Flags& flags) {
                  slot.cores.empty() ? "" : fmt::format(", cores {}", fmt::join(slot.cores, ",")));
   }
 
+  spdlog::info("worker {} ({}), trainer {} with LibTorch {}, server {}", options.name,
+               state.worker_id(), options.trainer.string(), inventory.torch, flags.server);
+
   boost::asio::io_context io{1};
   BITRUNG_ASSIGN_OR_RETURN(const std::unique_ptr<Agent> agent,
                            Agent::create(io, state, std::move(options)));
   boost::asio::signal_set signals(io, SIGINT, SIGTERM);
-  signals.async_wait([&](const boost::system::error_code& error, int) {
-    if (error) return;
-    ::alarm(kExitSeconds);
-    // Whoever asks twice does not want to wait.
-    signals.async_wait([](const boost::system::error_code& again, int number) {
-      if (!again) ::_exit(128 + number);
+  // A terminal's interrupt reaches parent and worker alike, and the parent then terminates the
+  // worker: only the same signal a second time says that somebody does not want to wait.
+  std::set<int> seen;
+  std::function<void()> await_signal = [&] {
+    signals.async_wait([&](const boost::system::error_code& error, int number) {
+      if (error) return;
+      if (!seen.insert(number).second) ::_exit(128 + number);
+      if (seen.size() == 1) ::alarm(kExitSeconds);
+      await_signal();
+      agent->shut_down();
     });
-    agent->shut_down();
-  });
+  };
+  await_signal();
   agent->on_exit([&] { signals.cancel(); });
-  spdlog::info("worker {} ({}), trainer {} with LibTorch {}, server {}",
-               flags.name.empty() ? host_name() : flags.name, state.worker_id(),
-               flags.trainer.empty() ? "bitrung-trainer" : flags.trainer, inventory.torch,
-               flags.server);
   agent->start();
   io.run();
   return absl::OkStatus();

@@ -28,12 +28,13 @@ absl::StatusOr<ServerAddress> parse_address(const std::string& text) {
       "server address \"{}\" is neither unix:PATH nor HOST:PORT with a port of 1 to 65535", text));
 }
 
-std::shared_ptr<grpc::Channel> make_channel(const ServerAddress& address) {
+std::shared_ptr<grpc::Channel> make_channel(const ServerAddress& address, bool keepalive) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
-  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  if (keepalive) {
+    arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
+    arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  }
   // The core decides when to try again; gRPC's own back-off of up to two minutes must not be in its
   // way.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);

@@ -23,8 +23,9 @@ struct ServerAddress {
 absl::StatusOr<ServerAddress> parse_address(const std::string& text);
 
 // A channel of its own connection, so that a large transfer on another one does not delay
-// heartbeats.
-std::shared_ptr<grpc::Channel> make_channel(const ServerAddress& address);
+// heartbeats. Keepalive pings suit a connection on which the server speaks often; a server takes
+// many of them on a silent one for an attack.
+std::shared_ptr<grpc::Channel> make_channel(const ServerAddress& address, bool keepalive);
 
 class Session {
  public:

@@ -258,4 +258,10 @@ v1::OpenSessionRequest to_request(const SendDatasets& action) {
   return request;
 }
 
+v1::OpenSessionRequest to_request(const SendStopping&) {
+  v1::OpenSessionRequest request;
+  request.mutable_stopping();
+  return request;
+}
+
 }  // namespace bitrung::agent

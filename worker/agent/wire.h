@@ -33,5 +33,6 @@ v1::OpenSessionRequest to_request(const SendLines& action, std::span<const LogLi
 v1::OpenSessionRequest to_request(const SendCheckpoint& action);
 v1::OpenSessionRequest to_request(const SendOutcome& action);
 v1::OpenSessionRequest to_request(const SendDatasets& action);
+v1::OpenSessionRequest to_request(const SendStopping& action);
 
 }  // namespace bitrung::agent

@@ -74,6 +74,7 @@ class RandomWorld {
         break;
       case 4:
         world_.drain(worker, random_.one_in(2));
+        if (connected && random_.one_in(4)) world_.stopping(worker);
         break;
       case 5:
         if (connected) world_.change_datasets(worker, kMachines[random_.below(3)].datasets);

@@ -205,6 +205,19 @@ TEST(Draining, SurvivesReconnectAndRestart) {
   world.expect_nothing_else();
 }
 
+TEST(Stopping, Worker_GetsBackNothingItGaveBack_UntilItsNextSession) {
+  World world("a\nb\n");
+  world.join("w1").start("w1", "a#1").forget_messages();
+  world.stopping("w1").fail("w1", "a#1", FailureClass::kPreempted);
+  world.expect("w1: recorded a#1");
+  world.expect_nothing_else();
+  EXPECT_EQ(world.explain("a"), "w1 stops");
+  world.leave("w1").join("w1");
+  world.expect("w1: welcome");
+  world.expect("w1: offer a#2");
+  world.expect_nothing_else();
+}
+
 TEST(Datasets, Change_MakesJobsPlaceable) {
   World world("a\n");
   world.join("w1", {.datasets = {}});

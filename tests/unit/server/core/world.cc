@@ -176,6 +176,7 @@ World& World::join(const std::string& worker, const Machine& machine, std::strin
     machines_[worker] = machine;
     sessions_[worker] = event.session;
     open_.insert(worker);
+    stopping_.erase(worker);
   }
   step(event);
   return *this;
@@ -189,6 +190,12 @@ World& World::leave(const std::string& worker) {
 
 World& World::drain(const std::string& worker, bool draining) {
   step(SetDraining{worker_id(worker), draining});
+  return *this;
+}
+
+World& World::stopping(const std::string& worker) {
+  stopping_.insert(worker);
+  step(WorkerStopping{session(worker)});
   return *this;
 }
 
@@ -411,6 +418,8 @@ std::string World::text(const Reason& reason) const {
             switch (r.reason) {
               case WorkerDoesNotFit::Reason::kDraining:
                 return fmt::format("{} drains", r.worker);
+              case WorkerDoesNotFit::Reason::kStopping:
+                return fmt::format("{} stops", r.worker);
               case WorkerDoesNotFit::Reason::kNoDataset:
                 return fmt::format("{} lacks {}", r.worker, r.dataset);
               case WorkerDoesNotFit::Reason::kOtherDataset:
@@ -510,7 +519,9 @@ void World::check_no_job_fits_a_free_slot() const {
       continue;
     }
     for (const WorkerInfo& worker : core_->workers()) {
-      if (!worker.connected || worker.draining || worker.numerics != stored.spec.numerics) continue;
+      const bool takes_offers =
+          worker.connected && !worker.draining && !stopping_.contains(worker.name);
+      if (!takes_offers || worker.numerics != stored.spec.numerics) continue;
       const auto pin = stored_.pins().find({stored.spec.experiment, stored.spec.dataset});
       const bool has_data = std::ranges::any_of(worker.datasets, [&](const DatasetInfo& dataset) {
         return dataset.name == stored.spec.dataset &&
@@ -539,10 +550,17 @@ void World::check_rebuilt() const {
   }
   for (const std::string& worker : open_) {
     const WorkerInfo info = *core_->worker(worker_id(worker));
+    // A worker that is stopping must not be taken for a fresh one while it says so again.
+    const bool is_stopping = stopping_.contains(worker);
+    if (is_stopping) rebuilt.step(SetDraining{info.worker_id, true}, now_);
     const Effects effects =
         rebuilt.step(SessionOpened{sessions_.at(worker), info.worker_id, info.name, info.version,
                                    info.numerics, info.slots, info.datasets, info.attempts, 0},
                      now_);
+    if (is_stopping) {
+      rebuilt.step(WorkerStopping{sessions_.at(worker)}, now_);
+      rebuilt.step(SetDraining{info.worker_id, info.draining}, now_);
+    }
     for (const Effect& effect : effects) {
       // Alone, the worker's copies may agree where they did not before: then the two cores may
       // part.

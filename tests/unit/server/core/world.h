@@ -55,6 +55,7 @@ class World {
               std::int64_t term_seen = 0);
   World& leave(const std::string& worker);
   World& drain(const std::string& worker, bool draining);
+  World& stopping(const std::string& worker);  // It says that it is about to end.
   World& change_datasets(const std::string& worker,
                          const std::vector<std::pair<std::string, std::string>>& datasets);
   World& heartbeat(const std::string& worker, std::string_view held, std::uint64_t sequence = 1);
@@ -137,6 +138,7 @@ class World {
   std::map<std::string, SessionId> sessions_;  // Latest of each worker.
   std::map<SessionId, std::string> session_names_;
   std::set<std::string> open_;
+  std::set<std::string> stopping_;
   std::int64_t next_session_ = 1;
   std::deque<std::string> messages_;
   std::vector<Send> sent_;

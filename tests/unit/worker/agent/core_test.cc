@@ -421,16 +421,22 @@ TEST(Core, DeadTrainer_IsStartedForTheNextJob) {
   world.expect({"send_train 0 1-1"});
 }
 
-TEST(Core, TrainerThatDoesNotComeUp_FailsTheJobThatWaits) {
+TEST(Core, TrainerThatDoesNotComeUp_IsTriedThreeTimes) {
   World world;
   world.open();
   world.send(TrainerExited{0, "exited with code 1", false});
   world.send(OfferReceived{world.session(), world.offer(kFirst)});
   world.send(OfferPersisted{kFirst});
-  world.forget();
+  world.expect({"persist_offer 1-1", "start_trainer 0"});
+  for (int failure = 1; failure < 3; ++failure) {
+    world.send(TrainerExited{0, "could not be started: no such file", false});
+    world.expect_nothing_else();
+    world.advance_connected(seconds(2));
+    world.expect({"start_trainer 0"});
+  }
   world.send(TrainerExited{0, "could not be started: no such file", false});
   world.expect(
-      {"persist_outcome 1-1 failed trainer_crashed: the trainer did not come up: it could not be "
+      {"persist_outcome 1-1 failed device_fault: the trainer did not come up: it could not be "
        "started: no such file"});
 }
 
@@ -652,7 +658,7 @@ TEST(Core, Shutdown_KeepsResumeStatesAndGivesEverythingBack) {
   world.open();
   world.start(kFirst);
   world.send(ShutdownRequested{});
-  world.expect({"send_preempt 0 1-1"});
+  world.expect({"send_stopping", "send_preempt 0 1-1"});
   world.send(OfferReceived{world.session(), world.offer(kSecond)});
   world.expect({"persist_outcome 2-1 failed preempted: the worker is shutting down"});
   world.send(OutcomePersisted{kSecond});
@@ -674,7 +680,7 @@ TEST(Core, ShutdownOfAnIdleWorker_IsImmediate) {
   World world;
   world.open();
   world.send(ShutdownRequested{});
-  world.expect({"exit"});
+  world.expect({"send_stopping", "exit"});
 }
 
 TEST(Core, ShutdownWithoutAServer_LeavesTheRestToTheSpool) {
