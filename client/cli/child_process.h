@@ -1,7 +1,8 @@
-// A program started by this one, in a process group of its own so that the terminal's Ctrl-C does not reach it.
+// A program started by this one, in a process group of its own so that the terminal's Ctrl-C does
+// not reach it.
 //
-// Not thread-safe. Start children from the main thread only: a child that asks to die with its parent dies with the
-// thread that started it.
+// Not thread-safe. Start children from the main thread only: a child that asks to die with its
+// parent dies with the thread that started it.
 #pragma once
 
 #include <sys/types.h>
@@ -20,8 +21,8 @@ namespace bitrung::cli {
 
 class ChildProcess {
  public:
-  // Standard input is /dev/null; standard error is appended to the log; standard output goes to the log too, or to a
-  // pipe when `pipe_output` is set.
+  // Standard input is /dev/null; standard error is appended to the log; standard output goes to the
+  // log too, or to a pipe when `pipe_output` is set.
   static absl::StatusOr<ChildProcess> start(const std::vector<std::string>& arguments,
                                             const std::filesystem::path& log, bool pipe_output);
 

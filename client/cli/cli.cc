@@ -64,7 +64,8 @@ int dispatch(const std::vector<std::string>& words, Streams& streams) {
   streams.out.flush();
   if (!code.ok()) return fail(code.status(), streams);
   if (!streams.out) {
-    return fail(absl::InternalError("standard output cannot be written; is the disk full?"), streams);
+    return fail(absl::InternalError("standard output cannot be written; is the disk full?"),
+                streams);
   }
   return static_cast<int>(*code);
 }

@@ -1,5 +1,5 @@
-// The command line as a function: words in, exit code out. Finds the command, parses its arguments, runs it and turns
-// an error into one line and an exit code.
+// The command line as a function: words in, exit code out. Finds the command, parses its arguments,
+// runs it and turns an error into one line and an exit code.
 #pragma once
 
 #include <string>

@@ -1,4 +1,5 @@
-// The command table: the one description of the command line that parsing, help and shell completion read.
+// The command table: the one description of the command line that parsing, help and shell
+// completion read.
 #pragma once
 
 #include <span>
@@ -17,20 +18,20 @@ namespace bitrung::cli {
 enum class Completes { kNothing, kFile, kDirectory };
 
 struct OptionSpec {
-  std::string_view name;        // "--state-dir"
-  std::string_view value;       // "DIR"; empty for a flag.
+  std::string_view name;   // "--state-dir"
+  std::string_view value;  // "DIR"; empty for a flag.
   std::string_view help;
-  char letter = '\0';           // "-o", or none.
+  char letter = '\0';  // "-o", or none.
   bool repeated = false;
   std::vector<std::string_view> choices = {};
   Completes completes = Completes::kNothing;
 };
 
 struct PositionalSpec {
-  std::string_view name;        // "FILE"
+  std::string_view name;  // "FILE"
   std::string_view help;
   bool required = true;
-  bool repeated = false;        // Only the last one.
+  bool repeated = false;  // Only the last one.
   std::vector<std::string_view> choices = {};
   Completes completes = Completes::kNothing;
 };

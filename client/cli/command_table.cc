@@ -9,46 +9,50 @@ namespace {
 const OptionSpec kServer{.name = "--server",
                          .value = "ADDRESS",
                          .help = "server to use, unix:PATH or HOST:PORT (or BITRUNG_SERVER)"};
-const OptionSpec kTokenFile{.name = "--token-file",
-                            .value = "FILE",
-                            .help = "file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)",
-                            .completes = Completes::kFile};
-const OptionSpec kStateDir{.name = "--state-dir",
-                           .value = "DIR",
-                           .help = "state directory to use when no server is named (default .bitrung)",
-                           .completes = Completes::kDirectory};
+const OptionSpec kTokenFile{
+    .name = "--token-file",
+    .value = "FILE",
+    .help = "file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)",
+    .completes = Completes::kFile};
+const OptionSpec kStateDir{
+    .name = "--state-dir",
+    .value = "DIR",
+    .help = "state directory to use when no server is named (default .bitrung)",
+    .completes = Completes::kDirectory};
 const OptionSpec kOutput{.name = "--output",
                          .value = "FORM",
                          .help = "text, tsv or json (default: text on a terminal, tsv on a pipe)",
                          .letter = 'o',
                          .choices = {"text", "tsv", "json"}};
-const OptionSpec kSet{.name = "--set",
-                      .value = "KEY=VALUE",
-                      .help = "overrides a value of the file, e.g. defaults.epochs=1; may be repeated",
-                      .repeated = true};
-const OptionSpec kDataDir{.name = "--data-dir",
-                          .value = "DIR",
-                          .help = "where the data sets lie (or BITRUNG_DATA_DIR; default ~/.cache/bitrung)",
-                          .completes = Completes::kDirectory};
-const OptionSpec kQuiet{.name = "--quiet",
-                        .value = "",
-                        .help = "no progress; errors and results only",
-                        .letter = 'q'};
-const OptionSpec kExperiment{.name = "--experiment",
-                             .value = "EXPERIMENT",
-                             .help = "experiment of jobs that are given by name alone (default: the newest)",
-                             .letter = 'e'};
+const OptionSpec kSet{
+    .name = "--set",
+    .value = "KEY=VALUE",
+    .help = "overrides a value of the file, e.g. defaults.epochs=1; may be repeated",
+    .repeated = true};
+const OptionSpec kDataDir{
+    .name = "--data-dir",
+    .value = "DIR",
+    .help = "where the data sets lie (or BITRUNG_DATA_DIR; default ~/.cache/bitrung)",
+    .completes = Completes::kDirectory};
+const OptionSpec kQuiet{
+    .name = "--quiet", .value = "", .help = "no progress; errors and results only", .letter = 'q'};
+const OptionSpec kExperiment{
+    .name = "--experiment",
+    .value = "EXPERIMENT",
+    .help = "experiment of jobs that are given by name alone (default: the newest)",
+    .letter = 'e'};
 
-const PositionalSpec kFile{.name = "FILE",
-                           .help = "experiment file (YAML)",
-                           .completes = Completes::kFile};
-const PositionalSpec kMaybeExperiment{
-    .name = "EXPERIMENT",
-    .help = "number or name; a name means the newest experiment of that name; default: the newest of all",
-    .required = false};
-const PositionalSpec kJobs{.name = "JOB",
-                           .help = "EXPERIMENT/JOB, or EXPERIMENT JOB, or JOB alone for the newest experiment",
-                           .repeated = true};
+const PositionalSpec kFile{
+    .name = "FILE", .help = "experiment file (YAML)", .completes = Completes::kFile};
+const PositionalSpec kMaybeExperiment{.name = "EXPERIMENT",
+                                      .help =
+                                          "number or name; a name means the newest experiment of "
+                                          "that name; default: the newest of all",
+                                      .required = false};
+const PositionalSpec kJobs{
+    .name = "JOB",
+    .help = "EXPERIMENT/JOB, or EXPERIMENT JOB, or JOB alone for the newest experiment",
+    .repeated = true};
 
 // Options of a command followed by those of the connection, which most commands share.
 std::vector<OptionSpec> with_connection(std::initializer_list<OptionSpec> options) {
@@ -70,10 +74,11 @@ std::vector<CommandSpec> make_table() {
                                             "cores are divided among them)"},
                                    kOutput,
                                    kQuiet}),
-       .examples = {{"bitrung run bit-ladder.yaml", "everything lands in .bitrung"},
-                    {"bitrung run bit-ladder.yaml --set defaults.epochs=1 --set defaults.dataset=synthetic",
-                     "a quick try"},
-                    {"bitrung run bit-ladder.yaml", "again after Ctrl-C: continues where it stopped"}},
+       .examples =
+           {{"bitrung run bit-ladder.yaml", "everything lands in .bitrung"},
+            {"bitrung run bit-ladder.yaml --set defaults.epochs=1 --set defaults.dataset=synthetic",
+             "a quick try"},
+            {"bitrung run bit-ladder.yaml", "again after Ctrl-C: continues where it stopped"}},
        .function = run_command},
       {.name = "plan",
        .summary = "shows what an experiment file would do; runs and creates nothing",
@@ -90,16 +95,20 @@ std::vector<CommandSpec> make_table() {
        .function = submit_command},
       {.name = "list",
        .summary = "experiments, newest first",
-       .positionals = {{.name = "NAME", .help = "only experiments of this name", .required = false}},
-       .options = with_connection({{.name = "--limit", .value = "N", .help = "at most N (default 20, 0 for all)"},
-                                   kOutput}),
+       .positionals = {{.name = "NAME",
+                        .help = "only experiments of this name",
+                        .required = false}},
+       .options = with_connection(
+           {{.name = "--limit", .value = "N", .help = "at most N (default 20, 0 for all)"},
+            kOutput}),
        .examples = {{"bitrung list", ""}, {"bitrung list --limit 0 --output json", ""}},
        .function = list_command},
       {.name = "status",
        .summary = "the jobs of an experiment and where each stands",
        .positionals = {kMaybeExperiment},
        .options = with_connection({kOutput}),
-       .examples = {{"bitrung status", "of the newest experiment"}, {"bitrung status bit-ladder", ""}},
+       .examples = {{"bitrung status", "of the newest experiment"},
+                    {"bitrung status bit-ladder", ""}},
        .function = status_command},
       {.name = "watch",
        .summary = "shows an experiment's progress until it ends",
@@ -130,18 +139,23 @@ std::vector<CommandSpec> make_table() {
             {.name = "--tail", .value = "N", .help = "only the last N lines"},
             kExperiment,
             kOutput}),
-       .examples = {{"bitrung logs 3/alone.bits=4 --follow", ""}, {"bitrung logs alone.bits=4 --tail 20", ""}},
+       .examples = {{"bitrung logs 3/alone.bits=4 --follow", ""},
+                    {"bitrung logs alone.bits=4 --tail 20", ""}},
        .function = logs_command},
       {.name = "metrics",
        .summary = "the series of one or more jobs",
        .positionals = {kJobs},
        .options = with_connection(
-           {{.name = "--name", .value = "SERIES", .help = "e.g. train_loss; may be repeated", .repeated = true},
+           {{.name = "--name",
+             .value = "SERIES",
+             .help = "e.g. train_loss; may be repeated",
+             .repeated = true},
             {.name = "--buckets", .value = "N", .help = "at most N points per series, 1 to 10000"},
             kExperiment,
             kOutput}),
        .examples = {{"bitrung metrics 3/alone.bits=4", "last, min and max of each series"},
-                    {"bitrung metrics 3/alone.bits=4 --name train_loss --output tsv", "the points"}},
+                    {"bitrung metrics 3/alone.bits=4 --name train_loss --output tsv",
+                     "the points"}},
        .function = metrics_command},
       {.name = "explain",
        .summary = "why a job is where it is",
@@ -151,17 +165,21 @@ std::vector<CommandSpec> make_table() {
        .function = explain_command},
       {.name = "cancel",
        .summary = "stops an experiment, or jobs and what depends on them",
-       .positionals = {{.name = "EXPERIMENT", .help = "number or name, or EXPERIMENT/JOB"},
-                       {.name = "JOB", .help = "only these jobs", .required = false, .repeated = true}},
+       .positionals =
+           {{.name = "EXPERIMENT", .help = "number or name, or EXPERIMENT/JOB"},
+            {.name = "JOB", .help = "only these jobs", .required = false, .repeated = true}},
        .options = with_connection({kOutput}),
-       .examples = {{"bitrung cancel 3", "everything"}, {"bitrung cancel 3/alone.bits=4", "one job"}},
+       .examples = {{"bitrung cancel 3", "everything"},
+                    {"bitrung cancel 3/alone.bits=4", "one job"}},
        .function = cancel_command},
       {.name = "retry",
        .summary = "tries failed, cancelled and skipped jobs again",
-       .positionals = {{.name = "EXPERIMENT", .help = "number or name, or EXPERIMENT/JOB"},
-                       {.name = "JOB", .help = "only these jobs", .required = false, .repeated = true}},
+       .positionals =
+           {{.name = "EXPERIMENT", .help = "number or name, or EXPERIMENT/JOB"},
+            {.name = "JOB", .help = "only these jobs", .required = false, .repeated = true}},
        .options = with_connection({kOutput}),
-       .examples = {{"bitrung retry 3", "all that can be retried"}, {"bitrung retry 3/alone.bits=4", ""}},
+       .examples = {{"bitrung retry 3", "all that can be retried"},
+                    {"bitrung retry 3/alone.bits=4", ""}},
        .function = retry_command},
       {.name = "workers",
        .summary = "workers, their slots and what they do",
@@ -172,26 +190,31 @@ std::vector<CommandSpec> make_table() {
       {.name = "drain",
        .summary = "gives a worker no new jobs",
        .positionals = {{.name = "WORKER", .help = "name or id, as \"bitrung workers\" shows it"}},
-       .options = with_connection({{.name = "--off", .value = "", .help = "gives it jobs again"}, kOutput}),
+       .options = with_connection(
+           {{.name = "--off", .value = "", .help = "gives it jobs again"}, kOutput}),
        .examples = {{"bitrung drain a7", ""}, {"bitrung drain a7 --off", ""}},
        .function = drain_command},
       {.name = "data",
        .summary = "fetches and checks data sets",
        .positionals = {{.name = "ACTION",
-                        .help = "fetch downloads one, list shows what is there, check reads the files",
+                        .help =
+                            "fetch downloads one, list shows what is there, check reads the files",
                         .choices = {"fetch", "list", "check"}},
                        {.name = "DATASET",
                         .help = "for fetch and check",
                         .required = false,
                         .choices = {"cifar10", "cifar100"}}},
        .options = {kDataDir,
-                   {.name = "--url", .value = "URL", .help = "another place to fetch the official archive from"},
+                   {.name = "--url",
+                    .value = "URL",
+                    .help = "another place to fetch the official archive from"},
                    {.name = "--md5",
                     .value = "HEX",
                     .help = "checksum of the archive there, if it is a repacked one"},
                    kOutput,
                    kQuiet},
-       .examples = {{"bitrung data fetch cifar10", "170 MB from www.cs.toronto.edu, resumed if interrupted"},
+       .examples = {{"bitrung data fetch cifar10",
+                     "170 MB from www.cs.toronto.edu, resumed if interrupted"},
                     {"bitrung data list --data-dir /data", ""}},
        .function = data_command},
       {.name = "version",

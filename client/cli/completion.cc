@@ -11,7 +11,8 @@ namespace {
 
 std::string words(const std::vector<std::string_view>& list) {
   std::string text;
-  for (const std::string_view word : list) text += fmt::format("{}{}", text.empty() ? "" : " ", word);
+  for (const std::string_view word : list)
+    text += fmt::format("{}{}", text.empty() ? "" : " ", word);
   return text;
 }
 
@@ -56,12 +57,13 @@ std::string bash_script() {
       "  for ((i = 1; i < COMP_CWORD; ++i)); do\n"
       "    if [[ ${COMP_WORDS[i]} != -* ]]; then command=${COMP_WORDS[i]}; break; fi\n"
       "  done\n";
-  out += fmt::format("  if [[ -z $command ]]; then\n"
-                     "    COMPREPLY=($(compgen -W '{} --help --version' -- \"$word\"))\n"
-                     "    return\n"
-                     "  fi\n"
-                     "  case $command in\n",
-                     all_commands());
+  out += fmt::format(
+      "  if [[ -z $command ]]; then\n"
+      "    COMPREPLY=($(compgen -W '{} --help --version' -- \"$word\"))\n"
+      "    return\n"
+      "  fi\n"
+      "  case $command in\n",
+      all_commands());
   for (const CommandSpec& command : command_table()) {
     std::string options = "--help";
     for (const OptionSpec& option : command.options) options += fmt::format(" {}", option.name);
@@ -95,7 +97,8 @@ std::string bash_script() {
         out += fmt::format("    {}) return ;;\n", pattern);
       } else {
         out += fmt::format(
-            "    {}) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen {} -- \"$word\")); return ;;\n",
+            "    {}) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen {} -- \"$word\")); "
+            "return ;;\n",
             pattern, option.completes == Completes::kDirectory ? "-d" : "-f");
       }
     }
@@ -153,26 +156,29 @@ std::string zsh_script() {
   for (const CommandSpec& command : command_table()) {
     out += fmt::format("    {})\n      _arguments", command.name);
     for (const OptionSpec& option : command.options) {
-      std::string spec = fmt::format("{}{}[{}]", option.repeated ? "*" : "", option.name,
-                                     zsh_text(option.help));
+      std::string spec =
+          fmt::format("{}{}[{}]", option.repeated ? "*" : "", option.name, zsh_text(option.help));
       if (!option.value.empty()) {
         spec += fmt::format(":{}", zsh_action(option.value, option.choices, option.completes));
       }
       out += fmt::format(" \\\n        {}", quoted(spec));
     }
     for (const PositionalSpec& positional : command.positionals) {
-      out += fmt::format(
-          " \\\n        {}",
-          quoted(fmt::format("{}{}", positional.repeated ? "*:" : positional.required ? ":" : "::",
-                             zsh_action(positional.name, positional.choices,
-                                        positional.completes))));
+      out += fmt::format(" \\\n        {}",
+                         quoted(fmt::format("{}{}",
+                                            positional.repeated   ? "*:"
+                                            : positional.required ? ":"
+                                                                  : "::",
+                                            zsh_action(positional.name, positional.choices,
+                                                       positional.completes))));
     }
     out += " \\\n        '--help[this text]' ;;\n";
   }
   out +=
       "  esac\n"
       "}\n"
-      "if [[ $zsh_eval_context[-1] == loadautofunc ]]; then _bitrung \"$@\"; else compdef _bitrung bitrung; fi\n";
+      "if [[ $zsh_eval_context[-1] == loadautofunc ]]; then _bitrung \"$@\"; else compdef _bitrung "
+      "bitrung; fi\n";
   return out;
 }
 

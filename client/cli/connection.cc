@@ -47,12 +47,10 @@ absl::Status check_address(std::string_view address) {
   const std::size_t colon = address.rfind(':');
   const std::string_view port =
       colon == std::string_view::npos ? std::string_view() : address.substr(colon + 1);
-  const bool digits = !port.empty() && port.size() <= 5 && std::ranges::all_of(port, [](char c) {
-    return c >= '0' && c <= '9';
-  });
+  const bool digits = !port.empty() && port.size() <= 5 &&
+                      std::ranges::all_of(port, [](char c) { return c >= '0' && c <= '9'; });
   const int number = digits ? std::stoi(std::string(port)) : 0;
-  if (colon == 0 || number < 1 || number > 65535 ||
-      address.find('/') != std::string_view::npos) {
+  if (colon == 0 || number < 1 || number > 65535 || address.find('/') != std::string_view::npos) {
     return absl::InvalidArgumentError(fmt::format("server address \"{}\": {}", address, kRule));
   }
   return absl::OkStatus();
@@ -106,10 +104,15 @@ absl::StatusOr<std::shared_ptr<Connection>> Connection::make(std::string_view ad
   arguments.SetMaxSendMessageSize(kMessageBytesMax);
   // An address means that host, whatever http_proxy says.
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  // A server that restarts is back within a second or two; gRPC's own back-off would reach two minutes.
+  // A server that restarts is back within a second or two; gRPC's own back-off would reach two
+  // minutes.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
+  // A peer that vanished without a word is noticed while a stream waits; the server allows pings
+  // this often.
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
   arguments.SetUserAgentPrefix("bitrung");
   auto stubs = std::unique_ptr<Stubs>(new Stubs{grpc::CreateCustomChannel(
       std::string(address), grpc::InsecureChannelCredentials(), arguments)});
@@ -127,6 +130,11 @@ absl::Status Connection::status_of(const grpc::Status& status) const {
   const auto code = static_cast<absl::StatusCode>(status.error_code());
   std::string text = status.error_message();
   if (code == absl::StatusCode::kUnavailable) {
+    // gRPC wraps the reason into "failed to connect to all addresses; last error: UNKNOWN: ...".
+    for (const std::string_view wrapping : {"last error: ", "UNKNOWN: "}) {
+      const std::size_t at = text.rfind(wrapping);
+      if (at != std::string::npos) text.erase(0, at + wrapping.size());
+    }
     text = fmt::format("no answer from the server at {} ({}); check that it runs and the address",
                        address_, text.empty() ? "connection closed" : text);
   } else if (code == absl::StatusCode::kDeadlineExceeded) {
@@ -139,18 +147,15 @@ absl::Status Connection::status_of(const grpc::Status& status) const {
         "the server at {} does not know this call; is it a bitrung-server of this version?",
         address_);
   } else if (text.empty()) {
-    text = fmt::format("the server at {} answered with error {}", address_,
-                       static_cast<int>(code));
+    text = fmt::format("the server at {} answered with error {}", address_, static_cast<int>(code));
   }  // Otherwise the server's own words say what to do.
   return {code, text};
 }
 
 template <class Stub, class Request, class Response>
-absl::StatusOr<Response> Connection::call(Stub& stub,
-                                          grpc::Status (Stub::*method)(grpc::ClientContext*,
-                                                                       const Request&, Response*),
-                                          const Request& request,
-                                          std::chrono::milliseconds deadline) const {
+absl::StatusOr<Response> Connection::call(
+    Stub& stub, grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+    const Request& request, std::chrono::milliseconds deadline) const {
   grpc::ClientContext context;
   prepare(context, deadline);
   Response response;
@@ -159,10 +164,9 @@ absl::StatusOr<Response> Connection::call(Stub& stub,
 }
 
 template <class Reader, class Message>
-absl::Status Connection::drain_stream(
-    grpc::ClientContext& context, StreamStop& stop,
-    const std::function<std::unique_ptr<Reader>()>& open,
-    const std::function<void(const Message&)>& on_message) const {
+absl::Status Connection::drain_stream(grpc::ClientContext& context, StreamStop& stop,
+                                      const std::function<std::unique_ptr<Reader>()>& open,
+                                      const std::function<void(const Message&)>& on_message) const {
   prepare(context, kStreamLifetime);
   if (!stop.attach(&context)) return absl::CancelledError("stopped");
   const std::unique_ptr<Reader> reader = open();
@@ -252,8 +256,7 @@ absl::StatusOr<v1::ExplainJobResponse> Connection::explain(const v1::JobReferenc
   return call(*stubs_->jobs, &v1::JobService::Stub::ExplainJob, request, deadline);
 }
 
-absl::StatusOr<v1::GetSeriesResponse> Connection::get_series(
-    const v1::GetSeriesRequest& request) {
+absl::StatusOr<v1::GetSeriesResponse> Connection::get_series(const v1::GetSeriesRequest& request) {
   return call(*stubs_->jobs, &v1::JobService::Stub::GetSeries, request);
 }
 
@@ -283,8 +286,7 @@ absl::Status Connection::watch(
     const v1::WatchExperimentRequest& request, StreamStop& stop,
     const std::function<void(const v1::WatchExperimentResponse&)>& on_message) {
   grpc::ClientContext context;
-  return drain_stream<grpc::ClientReader<v1::WatchExperimentResponse>,
-                      v1::WatchExperimentResponse>(
+  return drain_stream<grpc::ClientReader<v1::WatchExperimentResponse>, v1::WatchExperimentResponse>(
       context, stop, [&] { return stubs_->experiments->WatchExperiment(&context, request); },
       on_message);
 }
@@ -310,7 +312,8 @@ absl::Status Connection::upload(const std::filesystem::path& file, const Digest&
   struct stat info {};
   if (::fstat(fd.get(), &info) != 0) return local_error(errno_status("stat", file, errno));
 
-  // A day: 16 GiB at the pace of a poor link. Progress is the server's to judge; a dead one closes the stream.
+  // A day: 16 GiB at the pace of a poor link. Progress is the server's to judge; a dead one closes
+  // the stream.
   grpc::ClientContext context;
   prepare(context, std::chrono::hours(24));
   v1::UploadArtifactResponse response;
@@ -351,9 +354,9 @@ absl::StatusOr<std::string> read_token_file(const std::filesystem::path& file) {
     return local_error(errno_status("stat token file", file, errno));
   }
   if ((info.st_mode & 077U) != 0) {
-    return absl::PermissionDeniedError(
-        fmt::format("token file {} has mode {:04o}, others may use it; the mode must be 0600: chmod 600 {}",
-                    file.string(), info.st_mode & 07777U, file.string()));
+    return absl::PermissionDeniedError(fmt::format(
+        "token file {} has mode {:04o}, others may use it; the mode must be 0600: chmod 600 {}",
+        file.string(), info.st_mode & 07777U, file.string()));
   }
   const absl::StatusOr<std::string> content = read_file(file, kTokenBytesMax);
   if (!content.ok()) return local_error(content.status());

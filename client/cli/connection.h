@@ -1,8 +1,8 @@
 // A connection to a server: every call of the API that the command line makes, as a plain function.
 //
-// Synchronous. Every unary call has a deadline; streams end at the latest after kStreamLifetime, so that a peer that
-// vanished without a word is noticed, and the caller goes on from where it was. Errors keep the code of the gRPC status;
-// the message says what a person can do. Thread-safe.
+// Synchronous. Every unary call has a deadline; streams end at the latest after kStreamLifetime, so
+// that a peer that vanished without a word is noticed, and the caller goes on from where it was.
+// Errors keep the code of the gRPC status; the message says what a person can do. Thread-safe.
 #pragma once
 
 #include <chrono>
@@ -52,7 +52,8 @@ class StreamStop {
 
 class Connection {
  public:
-  // `address` is unix:PATH or HOST:PORT; anything else is INVALID_ARGUMENT. Does not wait for an answer.
+  // `address` is unix:PATH or HOST:PORT; anything else is INVALID_ARGUMENT. Does not wait for an
+  // answer.
   static absl::StatusOr<std::shared_ptr<Connection>> make(std::string_view address,
                                                           std::string token);
   ~Connection();
@@ -81,13 +82,15 @@ class Connection {
   absl::StatusOr<std::vector<v1::Worker>> list_workers();
   absl::StatusOr<v1::Worker> drain(std::string_view worker, bool drain);
 
-  // Streams: the function is called for each message; the status is how the stream ended. CANCELLED after stop.
+  // Streams: the function is called for each message; the status is how the stream ended. CANCELLED
+  // after stop.
   absl::Status watch(const v1::WatchExperimentRequest& request, StreamStop& stop,
                      const std::function<void(const v1::WatchExperimentResponse&)>& on_message);
   absl::Status stream_logs(const v1::StreamLogsRequest& request, StreamStop& stop,
                            const std::function<void(const v1::StreamLogsResponse&)>& on_message);
 
-  // Uploads a file under its digest, from where an interrupted upload stopped. Nothing moves if the server has it.
+  // Uploads a file under its digest, from where an interrupted upload stopped. Nothing moves if the
+  // server has it.
   absl::Status upload(const std::filesystem::path& file, const Digest& digest);
 
  private:
@@ -98,11 +101,9 @@ class Connection {
   void prepare(grpc::ClientContext& context, std::chrono::milliseconds deadline) const;
   absl::Status status_of(const grpc::Status& status) const;
   template <class Stub, class Request, class Response>
-  absl::StatusOr<Response> call(Stub& stub,
-                                grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
-                                                             Response*),
-                                const Request& request,
-                                std::chrono::milliseconds deadline = kCallDeadline) const;
+  absl::StatusOr<Response> call(
+      Stub& stub, grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+      const Request& request, std::chrono::milliseconds deadline = kCallDeadline) const;
   template <class Reader, class Message>
   absl::Status drain_stream(grpc::ClientContext& context, StreamStop& stop,
                             const std::function<std::unique_ptr<Reader>()>& open,
@@ -113,8 +114,8 @@ class Connection {
   const std::unique_ptr<Stubs> stubs_;
 };
 
-// The bearer token in the file, without surrounding white space. Refuses a file that others may read, an empty one and
-// one of more than 16 KiB.
+// The bearer token in the file, without surrounding white space. Refuses a file that others may
+// read, an empty one and one of more than 16 KiB.
 absl::StatusOr<std::string> read_token_file(const std::filesystem::path& file);
 
 }  // namespace bitrung::cli

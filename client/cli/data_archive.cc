@@ -71,16 +71,15 @@ absl::Status write_entry(archive* reader, const ArchiveFile& expected, const fs:
     if (got == 0) break;
     written += static_cast<std::uint64_t>(got);
     if (written > expected.size_bytes) break;
-    const absl::Status status =
-        write_all(fd.get(), std::string_view(block).substr(0, static_cast<std::size_t>(got)), target);
+    const absl::Status status = write_all(
+        fd.get(), std::string_view(block).substr(0, static_cast<std::size_t>(got)), target);
     if (!status.ok()) return local_error(status);
   }
   if (written != expected.size_bytes) {
-    return absl::DataLossError(fmt::format("{} in the archive has {} {} bytes, expected {}",
-                                           expected.name,
-                                           written > expected.size_bytes ? "more than" : "only",
-                                           std::min(written, expected.size_bytes),
-                                           expected.size_bytes));
+    return absl::DataLossError(
+        fmt::format("{} in the archive has {} {} bytes, expected {}", expected.name,
+                    written > expected.size_bytes ? "more than" : "only",
+                    std::min(written, expected.size_bytes), expected.size_bytes));
   }
   if (::fsync(fd.get()) != 0) return local_error(errno_status("sync", target, errno));
   return absl::OkStatus();
@@ -104,10 +103,11 @@ absl::Status extract_files(const DatasetArchive& description, const fs::path& fi
     const char* name = archive_entry_pathname(entry);
     if (name == nullptr || archive_entry_filetype(entry) != AE_IFREG) continue;
     // Names are compared, never used as paths: an entry cannot point out of the directory.
-    const auto expected = std::ranges::find_if(description.files, [&](const ArchiveFile& candidate) {
-      const std::string inside = description.folder + "/" + candidate.name;
-      return name == inside || name == "./" + inside;
-    });
+    const auto expected =
+        std::ranges::find_if(description.files, [&](const ArchiveFile& candidate) {
+          const std::string inside = description.folder + "/" + candidate.name;
+          return name == inside || name == "./" + inside;
+        });
     if (expected == description.files.end() || !found.insert(expected->name).second) continue;
     BITRUNG_RETURN_IF_ERROR(write_entry(reader.get(), *expected, directory / expected->name));
   }
@@ -117,8 +117,8 @@ absl::Status extract_files(const DatasetArchive& description, const fs::path& fi
   }
   for (const ArchiveFile& expected : description.files) {
     if (!found.contains(expected.name)) {
-      return absl::DataLossError(fmt::format("{} does not hold {}/{}", file.string(),
-                                             description.folder, expected.name));
+      return absl::DataLossError(
+          fmt::format("{} does not hold {}/{}", file.string(), description.folder, expected.name));
     }
   }
   return absl::OkStatus();
@@ -156,10 +156,11 @@ absl::StatusOr<std::string> file_md5(const fs::path& file) {
   const FileDescriptor fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd.valid()) return local_error(errno_status("open", file, errno));
   const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context(EVP_MD_CTX_new(),
-                                                                       &EVP_MD_CTX_free);
+                                                                        &EVP_MD_CTX_free);
   BITRUNG_CHECK(context != nullptr);
   if (EVP_DigestInit_ex(context.get(), EVP_md5(), nullptr) != 1) {
-    return absl::InternalError("this system's OpenSSL refuses MD5, which the archive is checked by");
+    return absl::InternalError(
+        "this system's OpenSSL refuses MD5, which the archive is checked by");
   }
   std::string block(kBlockBytes, '\0');
   while (true) {
@@ -167,7 +168,8 @@ absl::StatusOr<std::string> file_md5(const fs::path& file) {
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return local_error(errno_status("read", file, errno));
     if (got == 0) break;
-    BITRUNG_CHECK(EVP_DigestUpdate(context.get(), block.data(), static_cast<std::size_t>(got)) == 1);
+    BITRUNG_CHECK(EVP_DigestUpdate(context.get(), block.data(), static_cast<std::size_t>(got)) ==
+                  1);
   }
   std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
   unsigned int size = 0;

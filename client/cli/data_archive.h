@@ -1,4 +1,5 @@
-// The official archives of the data sets: what they are, and how one becomes a folder of a data directory.
+// The official archives of the data sets: what they are, and how one becomes a folder of a data
+// directory.
 #pragma once
 
 #include <cstdint>
@@ -30,11 +31,12 @@ struct DatasetArchive {
 // "cifar10" and "cifar100"; nothing for any other name.
 std::optional<DatasetArchive> archive_of(std::string_view dataset);
 
-// MD5 of a file as lower-case hex: the authors publish no better digest. Guards against damage, not against malice.
+// MD5 of a file as lower-case hex: the authors publish no better digest. Guards against damage, not
+// against malice.
 absl::StatusOr<std::string> file_md5(const std::filesystem::path& file);
 
-// Replaces data_directory/folder by the expected regular files of the archive; anything else in it is left out. The
-// folder is there whole or not at all, whenever the program is killed.
+// Replaces data_directory/folder by the expected regular files of the archive; anything else in it
+// is left out. The folder is there whole or not at all, whenever the program is killed.
 absl::Status extract_archive(const DatasetArchive& archive, const std::filesystem::path& file,
                              const std::filesystem::path& data_directory);
 

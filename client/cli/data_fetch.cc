@@ -44,9 +44,9 @@ struct Transfer {
 std::size_t on_data(char* bytes, std::size_t /*one*/, std::size_t count, void* user) {
   auto& transfer = *static_cast<Transfer*>(user);
   if (transfer.done + count > kArchiveBytesMax) {
-    transfer.disk = absl::ResourceExhaustedError(
-        fmt::format("the download has more than {}, which no archive of a data set has; check --url",
-                    format_bytes(kArchiveBytesMax)));
+    transfer.disk = absl::ResourceExhaustedError(fmt::format(
+        "the download has more than {}, which no archive of a data set has; check --url",
+        format_bytes(kArchiveBytesMax)));
     return 0;
   }
   transfer.disk = local_error(write_all(transfer.fd, {bytes, count}, transfer.path));
@@ -59,7 +59,8 @@ int on_transfer_progress(void* user, curl_off_t total, curl_off_t /*now*/, curl_
                          curl_off_t /*up_now*/) {
   auto& transfer = *static_cast<Transfer*>(user);
   if (total > 0) transfer.total = transfer.start + static_cast<std::uint64_t>(total);
-  if (transfer.options.on_progress && !transfer.options.on_progress(transfer.done, transfer.total)) {
+  if (transfer.options.on_progress &&
+      !transfer.options.on_progress(transfer.done, transfer.total)) {
     transfer.stopped = true;
     return 1;
   }
@@ -134,7 +135,14 @@ absl::Status download(const DatasetArchive& archive, const FetchOptions& options
       options.note(fmt::format("continuing after {}", format_bytes(start)));
     }
     resumed = resumed || start > 0;
-    Transfer transfer{.options = options, .path = path, .fd = fd, .start = start, .done = start, .total = {}, .stopped = false, .disk = {}};
+    Transfer transfer{.options = options,
+                      .path = path,
+                      .fd = fd,
+                      .start = start,
+                      .done = start,
+                      .total = {},
+                      .stopped = false,
+                      .disk = {}};
     const Outcome outcome = transfer_once(archive.url, transfer);
     if (outcome.code == CURLE_OK) return absl::OkStatus();
     if (!transfer.disk.ok()) return transfer.disk;
@@ -161,9 +169,9 @@ absl::Status download(const DatasetArchive& archive, const FetchOptions& options
     }
     idle_tries = transfer.done > start ? 0 : idle_tries + 1;
     if (idle_tries > options.retries) {
-      return absl::UnavailableError(
-          fmt::format("cannot fetch {}: {} ({} tries); what has arrived is kept, the same command continues",
-                      archive.url, outcome.words, idle_tries));
+      return absl::UnavailableError(fmt::format(
+          "cannot fetch {}: {} ({} tries); what has arrived is kept, the same command continues",
+          archive.url, outcome.words, idle_tries));
     }
     if (options.note) options.note(fmt::format("{}; trying again", outcome.words));
     std::this_thread::sleep_for(options.retry_pause);
@@ -178,12 +186,13 @@ absl::Status download(const DatasetArchive& archive, const FetchOptions& options
 absl::Status fetch_dataset(const DatasetArchive& archive, const FetchOptions& options) {
   BITRUNG_RETURN_IF_ERROR(local_error(make_directories(options.data_directory, 0755)));
   const fs::path path = options.data_directory / ("." + archive.file_name + ".part");
-  const FileDescriptor fd(::open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0644));
+  const FileDescriptor fd(
+      ::open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0644));
   if (!fd.valid()) return local_error(errno_status("create", path, errno));
   if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
-    return absl::FailedPreconditionError(
-        fmt::format("another command fetches {} into {} right now", archive.dataset,
-                    options.data_directory.string()));
+    return absl::FailedPreconditionError(fmt::format("another command fetches {} into {} right now",
+                                                     archive.dataset,
+                                                     options.data_directory.string()));
   }
   BITRUNG_CHECK(curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK);
 
@@ -200,7 +209,8 @@ absl::Status fetch_dataset(const DatasetArchive& archive, const FetchOptions& op
       std::error_code error;
       fs::remove(path, error);
       return absl::DataLossError(
-          fmt::format("{} has {} bytes and MD5 {}, expected MD5 {}; it was damaged on the way or is another file",
+          fmt::format("{} has {} bytes and MD5 {}, expected MD5 {}; it was damaged on the way or "
+                      "is another file",
                       archive.url, size, md5, archive.md5));
     }
     started_over = true;

@@ -1,7 +1,9 @@
-// Downloads an official archive, continuing where an earlier download stopped, checks it and unpacks it.
+// Downloads an official archive, continuing where an earlier download stopped, checks it and
+// unpacks it.
 //
-// The archive grows in a hidden file of the data directory that survives interruptions; nobody sees a folder that is not
-// whole. One download per data directory and archive at a time. Blocking; call from one thread.
+// The archive grows in a hidden file of the data directory that survives interruptions; nobody sees
+// a folder that is not whole. One download per data directory and archive at a time. Blocking; call
+// from one thread.
 #pragma once
 
 #include <chrono>
@@ -28,8 +30,9 @@ struct FetchOptions {
   std::chrono::milliseconds retry_pause{2000};
 };
 
-// UNAVAILABLE when the host does not answer or keeps breaking off, NOT_FOUND when it has no such file, DATA_LOSS when
-// the checksum or the content is wrong, CANCELLED when on_progress said so, INTERNAL for the disk.
+// UNAVAILABLE when the host does not answer or keeps breaking off, NOT_FOUND when it has no such
+// file, DATA_LOSS when the checksum or the content is wrong, CANCELLED when on_progress said so,
+// INTERNAL for the disk.
 absl::Status fetch_dataset(const DatasetArchive& archive, const FetchOptions& options);
 
 }  // namespace bitrung::cli

@@ -8,8 +8,8 @@
 
 namespace bitrung::cli {
 
-// OK for "synthetic", which needs no files. Otherwise NOT_FOUND or INVALID_ARGUMENT naming the file, what was found
-// and what is expected, and how to get it.
+// OK for "synthetic", which needs no files. Otherwise NOT_FOUND or INVALID_ARGUMENT naming the
+// file, what was found and what is expected, and how to get it.
 absl::Status check_dataset(std::string_view dataset, const std::filesystem::path& data_directory);
 
 }  // namespace bitrung::cli

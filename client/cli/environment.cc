@@ -6,7 +6,9 @@
 namespace bitrung::cli {
 namespace {
 
-std::filesystem::path home() { return environment("HOME").value_or("."); }
+std::filesystem::path home() {
+  return environment("HOME").value_or(".");
+}
 
 }  // namespace
 

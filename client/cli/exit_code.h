@@ -19,8 +19,9 @@ enum class ExitCode : int {
 
 ExitCode exit_code(const absl::Status& status);
 
-// For errors of local files: their status codes speak of a disk, so that a full or broken disk does not read as
-// "unreachable" or "refused". NOT_FOUND and INVALID_ARGUMENT stay, everything else becomes INTERNAL (exit code 1).
+// For errors of local files: their status codes speak of a disk, so that a full or broken disk does
+// not read as "unreachable" or "refused". NOT_FOUND and INVALID_ARGUMENT stay, everything else
+// becomes INTERNAL (exit code 1).
 absl::Status local_error(const absl::Status& status);
 
 }  // namespace bitrung::cli

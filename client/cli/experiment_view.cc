@@ -12,7 +12,9 @@ namespace {
 // Jobs that take about the same time per epoch.
 using Kind = std::tuple<std::string, std::string, bool>;
 
-Kind kind_of(const v1::Job& job) { return {job.model(), job.dataset(), !job.teacher().empty()}; }
+Kind kind_of(const v1::Job& job) {
+  return {job.model(), job.dataset(), !job.teacher().empty()};
+}
 
 struct Pace {
   double seconds = 0;
@@ -25,7 +27,8 @@ std::optional<double> expected_seconds(const v1::Job& job) {
   if (!progress.has_eta_seconds() || progress.steps() == 0 || progress.step() >= progress.steps()) {
     return std::nullopt;
   }
-  const double left = 1.0 - static_cast<double>(progress.step()) / static_cast<double>(progress.steps());
+  const double left =
+      1.0 - static_cast<double>(progress.step()) / static_cast<double>(progress.steps());
   return progress.eta_seconds() / left;
 }
 
@@ -38,15 +41,16 @@ bool same_news(const v1::Job& a, const v1::Job& b) {
 
 std::vector<v1::Job> ExperimentView::apply(const v1::WatchExperimentResponse& message) {
   std::vector<v1::Job> news;
-  const bool first = jobs_.empty();
   for (const v1::Job& job : message.jobs()) {
     const auto found = jobs_.find(job.job_id());
     if (message.progress_only()) {
       if (found != jobs_.end()) *found->second.mutable_progress() = job.progress();
       continue;
     }
-    const bool changed = found == jobs_.end() ? !first || (job.state() != v1::JOB_STATE_BLOCKED &&
-                                                           job.state() != v1::JOB_STATE_READY)
+    // A job met for the first time is news only if something has happened to it: a large experiment
+    // arrives in parts.
+    const bool changed = found == jobs_.end() ? job.state() != v1::JOB_STATE_BLOCKED &&
+                                                    job.state() != v1::JOB_STATE_READY
                                               : !same_news(found->second, job);
     if (changed) news.push_back(job);
     v1::Job merged = job;
@@ -66,7 +70,9 @@ std::vector<v1::Job> ExperimentView::apply(const v1::WatchExperimentResponse& me
   return news;
 }
 
-bool ExperimentView::terminal() const { return is_terminal(experiment_.state()); }
+bool ExperimentView::terminal() const {
+  return is_terminal(experiment_.state());
+}
 
 std::uint32_t ExperimentView::count(v1::JobState state) const {
   return static_cast<std::uint32_t>(std::ranges::count_if(
@@ -141,7 +147,8 @@ std::optional<double> ExperimentView::remaining_seconds() const {
         const auto known = chain.find(parent->job_id());
         if (known != chain.end()) {
           before = std::max(before, known->second);
-        } else if (stack.size() <= jobs_.size()) {  // The server refuses cycles; do not hang on one.
+        } else if (stack.size() <=
+                   jobs_.size()) {  // The server refuses cycles; do not hang on one.
           stack.push_back(parent->job_id());
           complete = false;
         }

@@ -1,5 +1,5 @@
-// What a watcher knows of an experiment: the jobs as last heard, and what is left to do. Fed with the messages of the
-// watch stream; no clock and no output here. Not thread-safe.
+// What a watcher knows of an experiment: the jobs as last heard, and what is left to do. Fed with
+// the messages of the watch stream; no clock and no output here. Not thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +14,8 @@ namespace bitrung::cli {
 
 class ExperimentView {
  public:
-  // Takes a message in. Returns the jobs whose state, attempt or outcome differs from what was known, in submit order;
-  // on the first message only those that are worth telling (not blocked, not ready).
+  // Takes a message in. Returns the jobs whose state, attempt or outcome differs from what was
+  // known, in submit order; of those that were not known, the ones that do more than wait.
   std::vector<v1::Job> apply(const v1::WatchExperimentResponse& message);
 
   const v1::Experiment& experiment() const { return experiment_; }
@@ -24,8 +24,9 @@ class ExperimentView {
   bool terminal() const;
   std::int64_t cursor() const { return cursor_; }
 
-  // Seconds until all jobs are done at the pace measured so far: the longest chain, or the whole of the work divided by
-  // the number of jobs that ran at once, whichever is more. Nothing before there is a pace.
+  // Seconds until all jobs are done at the pace measured so far: the longest chain, or the whole of
+  // the work divided by the number of jobs that ran at once, whichever is more. Nothing before
+  // there is a pace.
   std::optional<double> remaining_seconds() const;
 
   // Parents of the job that are not done yet, by name.

@@ -1,5 +1,5 @@
-// The loop of every command that watches an experiment: messages in, a live display or plain lines out, until the
-// experiment ends, a person interrupts, or the server stays away. Main thread only.
+// The loop of every command that watches an experiment: messages in, a live display or plain lines
+// out, until the experiment ends, a person interrupts, or the server stays away. Main thread only.
 #pragma once
 
 #include <chrono>
@@ -22,8 +22,9 @@ struct FollowOptions {
   bool progress = true;
   // Called for each change of a job, in addition to the progress.
   std::function<void(const v1::Job&)> on_change;
-  // Called at least once a second; `lost` says that the stream is broken. An error ends the loop. A caller that can
-  // bring the server back returns OK and has `patience` counted from its last success.
+  // Called at least once a second; `lost` says that the stream is broken. An error ends the loop. A
+  // caller that can bring the server back returns OK and has `patience` counted from its last
+  // success.
   std::function<absl::Status(bool lost)> on_tick;
   // How long the server may stay away.
   std::chrono::seconds patience{30};
@@ -31,7 +32,8 @@ struct FollowOptions {
 
 enum class FollowEnd { kTerminal, kInterrupted };
 
-// UNAVAILABLE when the server stays away; the server's own error when it refuses. `view` holds the last state.
+// UNAVAILABLE when the server stays away; the server's own error when it refuses. `view` holds the
+// last state.
 absl::StatusOr<FollowEnd> follow(const std::shared_ptr<Connection>& connection,
                                  const FollowOptions& options, Signals& signals,
                                  LiveDisplay& display, ExperimentView& view);

@@ -16,8 +16,8 @@ std::string option_label(const OptionSpec& option) {
 }
 
 // Two columns; a label that is too long gets a line of its own.
-std::string definition(std::string_view label, std::size_t width, std::string_view text,
-                       Tone tone, const Style& style) {
+std::string definition(std::string_view label, std::size_t width, std::string_view text, Tone tone,
+                       const Style& style) {
   const std::string painted = style.paint(tone, label);
   if (text.empty()) return fmt::format("  {}\n", painted);
   if (display_width(label) > width) {
@@ -31,8 +31,7 @@ std::string definition(std::string_view label, std::size_t width, std::string_vi
 std::string usage_line(const CommandSpec& command) {
   std::string line = fmt::format("bitrung {}", command.name);
   for (const PositionalSpec& positional : command.positionals) {
-    const std::string name =
-        fmt::format("{}{}", positional.name, positional.repeated ? "…" : "");
+    const std::string name = fmt::format("{}{}", positional.name, positional.repeated ? "…" : "");
     line += positional.required ? fmt::format(" {}", name) : fmt::format(" [{}]", name);
   }
   if (!command.options.empty()) line += " [OPTIONS]";

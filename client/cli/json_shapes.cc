@@ -5,9 +5,13 @@
 namespace bitrung::cli {
 namespace {
 
-Json text_or_null(const std::string& text) { return text.empty() ? Json(nullptr) : Json(text); }
+Json text_or_null(const std::string& text) {
+  return text.empty() ? Json(nullptr) : Json(text);
+}
 
-Json time_or_null(std::int64_t time_ms) { return time_ms == 0 ? Json(nullptr) : Json(time_ms); }
+Json time_or_null(std::int64_t time_ms) {
+  return time_ms == 0 ? Json(nullptr) : Json(time_ms);
+}
 
 template <class Strings>
 Json strings(const Strings& texts) {
@@ -34,8 +38,7 @@ Json result_job_json(const v1::Job& job) {
   json["epochs"] = job.epochs();
   json["attempts"] = job.attempts();
   json["cached"] = job.cached();
-  json["test_accuracy"] =
-      result.has_test_accuracy() ? Json(result.test_accuracy()) : Json(nullptr);
+  json["test_accuracy"] = result.has_test_accuracy() ? Json(result.test_accuracy()) : Json(nullptr);
   json["validation_accuracy"] =
       result.has_validation_accuracy() ? Json(result.validation_accuracy()) : Json(nullptr);
   json["test_loss"] = result.has_test_loss() ? Json(result.test_loss()) : Json(nullptr);

@@ -1,4 +1,5 @@
-// The JSON objects of the command line. OUTPUT.md documents each; a key may be added, never renamed or removed.
+// The JSON objects of the command line. OUTPUT.md documents each; a key may be added, never renamed
+// or removed.
 #pragma once
 
 #include <string>

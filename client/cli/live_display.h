@@ -1,7 +1,8 @@
-// Lines at the end of the terminal that are drawn again and again, with notes that scroll above them.
+// Lines at the end of the terminal that are drawn again and again, with notes that scroll above
+// them.
 //
-// Writes to standard error. Hides the cursor while lines are shown and gives it back when closed, which the destructor
-// does too. Without a terminal only notes are written. Not thread-safe.
+// Writes to standard error. Hides the cursor while lines are shown and gives it back when closed,
+// which the destructor does too. Without a terminal only notes are written. Not thread-safe.
 #pragma once
 
 #include <cstddef>

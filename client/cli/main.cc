@@ -7,8 +7,8 @@
 #include "client/cli/cli.h"
 
 int main(int argc, char** argv) {
-  // Commands that wait for something handle signals in their loop; for the others an interrupt ends the program with
-  // the code that says so. Private programs die with it.
+  // Commands that wait for something handle signals in their loop; for the others an interrupt ends
+  // the program with the code that says so. Private programs die with it.
   std::signal(SIGINT, [](int) { _exit(static_cast<int>(bitrung::cli::ExitCode::kInterrupted)); });
   std::ios::sync_with_stdio(false);
   bitrung::cli::Streams streams{std::cout, std::cerr, bitrung::cli::inspect_terminal(STDOUT_FILENO),

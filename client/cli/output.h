@@ -1,4 +1,5 @@
-// Where output goes and in which form: text for people on a terminal, tab-separated on a pipe, JSON on request.
+// Where output goes and in which form: text for people on a terminal, tab-separated on a pipe, JSON
+// on request.
 #pragma once
 
 #include <cstddef>
@@ -32,7 +33,8 @@ struct Streams {
   Terminal err_terminal;
 };
 
-// A line of tab-separated fields; tabs, line ends and control characters inside a field become spaces or vanish.
+// A line of tab-separated fields; tabs, line ends and control characters inside a field become
+// spaces or vanish.
 std::string tsv_line(const std::vector<std::string>& fields);
 
 // A cell of a table for people.
@@ -40,6 +42,8 @@ struct Cell {
   Cell() = default;
   Cell(std::string cell_text, Tone cell_tone = Tone::kPlain)  // NOLINT: cells are written as texts.
       : text(std::move(cell_text)), tone(cell_tone) {}
+
+  Cell(const char* cell_text) : text(cell_text) {}  // NOLINT: as above.
 
   std::string text;
   Tone tone = Tone::kPlain;

@@ -11,8 +11,7 @@ namespace bitrung::cli {
 namespace {
 
 absl::Status usage_error(const CommandSpec& command, std::string_view what) {
-  return absl::InvalidArgumentError(
-      fmt::format("{}; see bitrung {} --help", what, command.name));
+  return absl::InvalidArgumentError(fmt::format("{}; see bitrung {} --help", what, command.name));
 }
 
 template <class Choices>
@@ -102,9 +101,12 @@ absl::StatusOr<std::optional<Arguments>> parse_arguments(const CommandSpec& comm
     // Which option lacks its value: the last word, or the one before another option.
     for (std::size_t i = 0; i < words.size(); ++i) {
       for (const OptionSpec& spec : command.options) {
-        const bool named = words[i] == spec.name || (spec.letter != '\0' && words[i] == fmt::format("-{}", spec.letter));
-        if (named && !spec.value.empty() && (i + 1 == words.size() || words[i + 1].starts_with("-"))) {
-          return usage_error(command, fmt::format("{} needs a value: {} {}", spec.name, spec.name, spec.value));
+        const bool named = words[i] == spec.name ||
+                           (spec.letter != '\0' && words[i] == fmt::format("-{}", spec.letter));
+        if (named && !spec.value.empty() &&
+            (i + 1 == words.size() || words[i + 1].starts_with("-"))) {
+          return usage_error(
+              command, fmt::format("{} needs a value: {} {}", spec.name, spec.name, spec.value));
         }
       }
     }
@@ -112,8 +114,8 @@ absl::StatusOr<std::optional<Arguments>> parse_arguments(const CommandSpec& comm
   } catch (const CLI::ParseError& error) {
     return usage_error(command, error.what());
   }
-  if (const std::vector<std::string> extras = app.remaining(); !extras.empty()) {
-    return unknown(command, extras.front());
+  for (const std::string& extra : app.remaining()) {
+    if (extra != "--") return unknown(command, extra);  // The library keeps the mark itself.
   }
   for (std::size_t i = 0; i < command.options.size(); ++i) {
     const OptionSpec& spec = command.options[i];

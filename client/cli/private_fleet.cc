@@ -71,10 +71,10 @@ absl::Status PrivateFleet::handle_death(Supervised& supervised, std::string_view
   supervised.restart_at = supervised.policy.died(Clock::now());
   if (!supervised.restart_at) {
     const std::string words = last_line(log);
-    return absl::InternalError(fmt::format(
-        "the {} died {} times within {} s, at last with {}{}{}; see {}", name,
-        RestartPolicy::kDeathsMax, RestartPolicy::kWindow.count(), how, words.empty() ? "" : ": ",
-        words, log.string()));
+    return absl::InternalError(
+        fmt::format("the {} died {} times within {} s, at last with {}{}{}; see {}", name,
+                    RestartPolicy::kDeathsMax, RestartPolicy::kWindow.count(), how,
+                    words.empty() ? "" : ": ", words, log.string()));
   }
   options_.note(fmt::format("the {} ended with {}; starting it again", name, how));
   return absl::OkStatus();

@@ -1,7 +1,8 @@
-// The private server and worker of `run`: started or joined, watched, started again when they die, stopped in order.
+// The private server and worker of `run`: started or joined, watched, started again when they die,
+// stopped in order.
 //
-// If another command already serves the state directory, its server is joined, and its worker if it has one. When that
-// server goes away, this one takes over. Main thread only.
+// If another command already serves the state directory, its server is joined, and its worker if it
+// has one. When that server goes away, this one takes over. Main thread only.
 #pragma once
 
 #include <functional>
@@ -44,8 +45,8 @@ class PrivateFleet {
   // Notices deaths and restarts. INTERNAL when a program keeps dying.
   absl::Status supervise(bool stream_lost);
 
-  // Worker first, so that it hands its jobs back with their resume state, then the server. A signal beyond those that
-  // came before kills both at once; false then.
+  // Worker first, so that it hands its jobs back with their resume state, then the server. A signal
+  // beyond those that came before kills both at once; false then.
   bool stop();
 
  private:

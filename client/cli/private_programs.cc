@@ -16,7 +16,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Opening a large database and replaying its log takes a while; a hung server should still be told apart.
+// Opening a large database and replaying its log takes a while; a hung server should still be told
+// apart.
 constexpr std::chrono::seconds kStartPatience{30};
 // Another command may be about to leave the directory: it holds the lock until its server is gone.
 constexpr std::chrono::seconds kLockPatience{5};
@@ -33,9 +34,9 @@ absl::Status wait_until_listening(ChildProcess& server, const StateDirectory& di
                                   pollfd{signals != nullptr ? signals->fd() : -1, POLLIN, 0}};
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - Clock::now());
     if (left.count() <= 0) {
-      return absl::InternalError(
-          fmt::format("bitrung-server did not start within {} s; see {}", kStartPatience.count(),
-                      directory.server_log().string()));
+      return absl::InternalError(fmt::format("bitrung-server did not start within {} s; see {}",
+                                             kStartPatience.count(),
+                                             directory.server_log().string()));
     }
     ::poll(waiting.data(), waiting.size(), static_cast<int>(left.count()));
     if (signals != nullptr && waiting[1].revents != 0) {
@@ -55,8 +56,8 @@ absl::Status wait_until_listening(ChildProcess& server, const StateDirectory& di
   server.wait(std::chrono::seconds(5));
   std::string words = last_line(directory.server_log());
   if (words.empty()) {
-    words = fmt::format("it ended with {} and said nothing",
-                        server.ended().value_or("an open end"));
+    words =
+        fmt::format("it ended with {} and said nothing", server.ended().value_or("an open end"));
   }
   return absl::InternalError(fmt::format("bitrung-server did not start on {}: {} (log: {})",
                                          directory.path.string(), words,
@@ -96,10 +97,8 @@ absl::StatusOr<ChildProcess> start_private_server(const StateDirectory& director
 absl::StatusOr<ChildProcess> start_private_worker(const StateDirectory& directory,
                                                   const WorkerOptions& options) {
   BITRUNG_ASSIGN_OR_RETURN(const std::filesystem::path program, find_program("bitrung-worker"));
-  std::vector<std::string> arguments{program.string(),
-                                     "--server",
-                                     "unix:" + directory.socket().string(),
-                                     "--state-dir",
+  std::vector<std::string> arguments{program.string(), "--server",
+                                     "unix:" + directory.socket().string(), "--state-dir",
                                      directory.worker_directory().string()};
   if (options.slots) {
     arguments.insert(arguments.end(), {"--slots", fmt::format("{}", *options.slots)});

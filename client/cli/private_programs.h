@@ -1,6 +1,8 @@
-// The server and worker that `run` starts for itself, and the server that other commands start for a moment.
+// The server and worker that `run` starts for itself, and the server that other commands start for
+// a moment.
 //
-// Both programs die with this process, whatever ends it. Not thread-safe; main thread only (see child_process.h).
+// Both programs die with this process, whatever ends it. Not thread-safe; main thread only (see
+// child_process.h).
 #pragma once
 
 #include <chrono>
@@ -18,22 +20,23 @@
 
 namespace bitrung::cli {
 
-// Starts a server on the directory and returns when it listens. If it cannot start, the error carries its last words.
-// CANCELLED when a signal interrupts the wait (`signals` may be null).
+// Starts a server on the directory and returns when it listens. If it cannot start, the error
+// carries its last words. CANCELLED when a signal interrupts the wait (`signals` may be null).
 absl::StatusOr<ChildProcess> start_private_server(const StateDirectory& directory,
                                                   Signals* signals);
 
 struct WorkerOptions {
   std::filesystem::path data_directory;
-  std::optional<std::uint64_t> slots;  // As many as there are devices, or cores allow, when not set.
+  std::optional<std::uint64_t>
+      slots;  // As many as there are devices, or cores allow, when not set.
 };
 
 // Starts a worker that serves the server on the directory's socket; returns at once.
 absl::StatusOr<ChildProcess> start_private_worker(const StateDirectory& directory,
                                                   const WorkerOptions& options);
 
-// When to start a program again after it died: at once at first, then ever later, and never after kDeathsMax within
-// kWindow. Pure.
+// When to start a program again after it died: at once at first, then ever later, and never after
+// kDeathsMax within kWindow. Pure.
 class RestartPolicy {
  public:
   using Clock = std::chrono::steady_clock;

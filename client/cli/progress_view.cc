@@ -13,11 +13,11 @@ namespace {
 
 constexpr std::size_t kNameWidthMin = 8;
 constexpr std::size_t kNameWidthMax = 48;
-constexpr std::size_t kEpochWidth = 13;     // "epoch 160/160"
+constexpr std::size_t kEpochWidth = 13;  // "epoch 160/160"
 constexpr std::size_t kBarWidth = 12;
-constexpr std::size_t kAccuracyWidth = 8;   // "100.00 %"
-constexpr std::size_t kRateWidth = 12;      // "12,345 img/s"
-constexpr std::size_t kTimeWidth = 11;      // "59m59s left"
+constexpr std::size_t kAccuracyWidth = 8;  // "100.00 %"
+constexpr std::size_t kRateWidth = 12;     // "12,345 img/s"
+constexpr std::size_t kTimeWidth = 11;     // "59m59s left"
 constexpr std::size_t kGap = 2;
 
 // Which columns fit; the least needed go first.
@@ -42,7 +42,13 @@ std::size_t numbers_width(const Layout& layout) {
 }
 
 Layout layout_for(std::size_t width, std::size_t longest_name) {
-  Layout layout{.width = width, .name = 0, .bar = true, .rate = true, .time = true, .accuracy = true, .detail = true};
+  Layout layout{.width = width,
+                .name = 0,
+                .bar = true,
+                .rate = true,
+                .time = true,
+                .accuracy = true,
+                .detail = true};
   const std::size_t wanted = std::clamp(longest_name, kNameWidthMin, kNameWidthMax);
   const auto fits = [&] { return 2 + wanted + numbers_width(layout) <= width; };
   for (bool* column : {&layout.bar, &layout.rate, &layout.accuracy, &layout.time, &layout.detail}) {
@@ -81,7 +87,9 @@ std::string words_for(const ExperimentView& view, const v1::Job& job) {
 std::string job_line(const ExperimentView& view, const v1::Job& job, const Layout& layout,
                      const Style& style) {
   const Tone tone = tone_of(job.state());
-  std::string line = style.paint(tone, glyph(job.state(), style)) + " ";
+  std::string line = style.paint(tone, glyph(job.state(), style));
+  if (layout.width < 3) return line;
+  line += ' ';
   const std::string name = pad_right(fit(job.name(), layout.name, style), layout.name);
   line += job.state() == v1::JOB_STATE_BLOCKED || job.state() == v1::JOB_STATE_SKIPPED
               ? style.paint(Tone::kFaint, name)
@@ -97,16 +105,17 @@ std::string job_line(const ExperimentView& view, const v1::Job& job, const Layou
   const v1::Progress& progress = job.progress();
   const std::string gap(kGap, ' ');
   if (layout.detail) {
-    const std::string detail =
-        running ? fmt::format("epoch {}/{}", progress.epoch(), progress.epochs())
-                : shown_state(job);
+    const std::string detail = running
+                                   ? fmt::format("epoch {}/{}", progress.epoch(), progress.epochs())
+                                   : shown_state(job);
     line += gap + style.paint(tone, pad_right(fit(detail, kEpochWidth, style), kEpochWidth));
   }
   if (layout.bar) {
     const double share = progress.steps() == 0 ? 0.0
                                                : static_cast<double>(progress.step()) /
                                                      static_cast<double>(progress.steps());
-    line += gap + (running ? style.paint(tone, progress_bar(share, kBarWidth, style)) : std::string(kBarWidth, ' '));
+    line += gap + (running ? style.paint(tone, progress_bar(share, kBarWidth, style))
+                           : std::string(kBarWidth, ' '));
   }
   if (layout.accuracy) {
     const bool has = running ? progress.has_accuracy() : job.result().has_test_accuracy();
@@ -117,10 +126,11 @@ std::string job_line(const ExperimentView& view, const v1::Job& job, const Layou
     const double rate = running        ? progress.images_per_second()
                         : job.cached() ? 0
                                        : job.result().images_per_second();
-    line += gap + pad_left(rate > 0 ? fmt::format("{} img/s", format_count(static_cast<std::uint64_t>(
-                                                                  rate + 0.5)))
-                                    : std::string(),
-                           kRateWidth);
+    line +=
+        gap + pad_left(rate > 0 ? fmt::format("{} img/s",
+                                              format_count(static_cast<std::uint64_t>(rate + 0.5)))
+                                : std::string(),
+                       kRateWidth);
   }
   if (layout.time) {
     std::string time;
@@ -138,7 +148,10 @@ std::string job_line(const ExperimentView& view, const v1::Job& job, const Layou
 std::string whole_line(const ExperimentView& view, double elapsed_seconds,
                        const Terminal& terminal) {
   const Style& style = terminal.style;
-  const std::size_t total = view.jobs().size();
+  // A large experiment arrives in parts; the experiment itself tells of all jobs from the first
+  // part on.
+  const std::size_t total =
+      std::max<std::size_t>(view.jobs().size(), view.experiment().job_count());
   std::size_t done = 0;
   std::size_t cached = 0;
   for (const auto& [id, job] : view.jobs()) {
@@ -205,7 +218,8 @@ std::string collapsed_line(const std::vector<const v1::Job*>& hidden, const Term
                                : fmt::format("{} finished", finished));
   }
   if (waiting > 0) parts.push_back(fmt::format("{} waiting", waiting));
-  const std::string text = fmt::format("{} and {}", terminal.style.ellipsis(), join(parts, ", "));
+  const std::string text =
+      fmt::format("{} and {}", terminal.style.unicode ? "…" : "...", join(parts, ", "));
   return terminal.style.paint(Tone::kFaint, fit(text, terminal.width, terminal.style));
 }
 
@@ -216,7 +230,8 @@ std::vector<std::string> progress_lines(const ExperimentView& view, double elaps
   std::vector<const v1::Job*> shown;
   std::vector<const v1::Job*> hidden;
   for (const auto& [id, job] : view.jobs()) shown.push_back(&job);
-  // One line for the whole, and one that stays free so that the cursor does not scroll the terminal.
+  // One line for the whole, and one that stays free so that the cursor does not scroll the
+  // terminal.
   const std::size_t room = terminal.height > 3 ? terminal.height - 2 : 1;
   if (shown.size() > room) {
     std::vector<const v1::Job*> order = shown;
@@ -263,13 +278,13 @@ std::string change_line(const v1::Job& job) {
 }
 
 std::string change_tsv_header() {
-  return tsv_line({"time_ms", "job", "state", "cached", "attempts", "worker", "test_accuracy", "error"});
+  return tsv_line(
+      {"time_ms", "job", "state", "cached", "attempts", "worker", "test_accuracy", "error"});
 }
 
 std::string change_tsv(const v1::Job& job, std::int64_t now_ms) {
   return tsv_line({fmt::format("{}", now_ms), job.name(), state_name(job.state()),
-                   job.cached() ? "true" : "false", fmt::format("{}", job.attempts()),
-                   job.worker(),
+                   job.cached() ? "true" : "false", fmt::format("{}", job.attempts()), job.worker(),
                    job.result().has_test_accuracy()
                        ? fmt::format("{}", job.result().test_accuracy())
                        : std::string(),

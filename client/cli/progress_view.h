@@ -1,4 +1,5 @@
-// The live view of an experiment as lines of text. Pure: what is known, the time and the size of the terminal go in.
+// The live view of an experiment as lines of text. Pure: what is known, the time and the size of
+// the terminal go in.
 #pragma once
 
 #include <cstdint>
@@ -11,13 +12,14 @@
 
 namespace bitrung::cli {
 
-// One line per job and one for the whole, none wider than the terminal and together fewer than its height. With more
-// jobs than lines the finished and the waiting ones are counted in a line each, what runs or failed stays.
+// One line per job and one for the whole, none wider than the terminal and together fewer than its
+// height. With more jobs than lines the finished and the waiting ones are counted in a line each,
+// what runs or failed stays.
 std::vector<std::string> progress_lines(const ExperimentView& view, double elapsed_seconds,
                                         const Terminal& terminal);
 
-// A change of one job as a plain line without a line end, for when there is no terminal; empty if it says nothing new
-// to a person.
+// A change of one job as a plain line without a line end, for when there is no terminal; empty if
+// it says nothing new to a person.
 std::string change_line(const v1::Job& job);
 
 // The same as tab-separated fields and as JSON, for `watch` on a pipe.

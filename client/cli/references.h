@@ -1,4 +1,5 @@
-// Experiments and jobs as people name them: a number, a name, EXPERIMENT/JOB, or nothing for the newest.
+// Experiments and jobs as people name them: a number, a name, EXPERIMENT/JOB, or nothing for the
+// newest.
 #pragma once
 
 #include <optional>
@@ -18,8 +19,9 @@ absl::StatusOr<std::string> newest_experiment(Connection& connection);
 absl::StatusOr<std::string> experiment_of(Connection& connection,
                                           const std::vector<std::string>& words);
 
-// Words that name jobs, before the newest experiment is looked up: `experiment` is empty where it is needed.
-// "E/J" names both; two words without a slash are E and J; other words are jobs of `experiment`, if given.
+// Words that name jobs, before the newest experiment is looked up: `experiment` is empty where it
+// is needed. "E/J" names both; two words without a slash are E and J; other words are jobs of
+// `experiment`, if given.
 absl::StatusOr<std::vector<v1::JobReference>> parse_job_references(
     const std::vector<std::string>& words, const std::optional<std::string>& experiment);
 

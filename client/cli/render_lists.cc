@@ -28,12 +28,14 @@ std::string time_or_empty(std::int64_t time_ms) {
 
 // What is worth knowing about the job beyond its columns: why it failed, or what it waits for.
 std::string remark(const v1::Job& job, const Style& style) {
-  if (job.state() == v1::JOB_STATE_FAILED) return fit(printable(job.error()), kErrorWidthMax, style);
+  if (job.state() == v1::JOB_STATE_FAILED)
+    return fit(printable(job.error()), kErrorWidthMax, style);
   if (job.state() == v1::JOB_STATE_BLOCKED && !job.parents().empty()) {
-    return fit(fmt::format("needs {}", join(std::vector<std::string>(job.parents().begin(),
-                                                                     job.parents().end()),
-                                            ", ")),
-               kErrorWidthMax, style);
+    return fit(
+        fmt::format(
+            "needs {}",
+            join(std::vector<std::string>(job.parents().begin(), job.parents().end()), ", ")),
+        kErrorWidthMax, style);
   }
   // A job that runs or waits again after a failure.
   if (!is_terminal(job.state()) && !job.error().empty()) {
@@ -85,12 +87,12 @@ std::string status_text(const v1::Experiment& experiment, const std::vector<v1::
                {"worker", Align::kLeft},
                {"", Align::kLeft}});
   for (const v1::Job& job : jobs) {
-    table.add_row({job.name(), Cell(shown_state(job), tone_of(job.state())),
-                   bits_label(job.bits()), epochs_text(job), accuracy_text(job, style),
-                   time_text(job, style), fmt::format("{}", job.attempts()),
+    table.add_row({job.name(), Cell(shown_state(job), tone_of(job.state())), bits_label(job.bits()),
+                   epochs_text(job), accuracy_text(job, style), time_text(job, style),
+                   fmt::format("{}", job.attempts()),
                    job.worker().empty() ? std::string(style.none()) : printable(job.worker()),
-                   Cell(remark(job, style), job.state() == v1::JOB_STATE_FAILED ? Tone::kBad
-                                                                                : Tone::kFaint)});
+                   Cell(remark(job, style),
+                        job.state() == v1::JOB_STATE_FAILED ? Tone::kBad : Tone::kFaint)});
     for (const std::string& alias : job.aliases()) {
       table.add_row({Cell(fmt::format("  also {}", alias), Tone::kFaint)});
     }
@@ -105,28 +107,53 @@ std::string status_text(const v1::Experiment& experiment, const std::vector<v1::
 }
 
 std::string status_tsv(const std::vector<v1::Job>& jobs) {
-  std::string out = tsv_line({"job", "state", "cached", "model", "dataset", "method",
-                              "weight_bits", "activation_bits", "seed", "epoch", "epochs",
-                              "test_accuracy", "validation_accuracy", "duration_seconds",
-                              "images_per_second", "attempts", "worker", "started_at_ms",
-                              "finished_at_ms", "aliases", "parents", "error"});
+  std::string out = tsv_line({"job",
+                              "state",
+                              "cached",
+                              "model",
+                              "dataset",
+                              "method",
+                              "weight_bits",
+                              "activation_bits",
+                              "seed",
+                              "epoch",
+                              "epochs",
+                              "test_accuracy",
+                              "validation_accuracy",
+                              "duration_seconds",
+                              "images_per_second",
+                              "attempts",
+                              "worker",
+                              "started_at_ms",
+                              "finished_at_ms",
+                              "aliases",
+                              "parents",
+                              "error"});
   for (const v1::Job& job : jobs) {
     const v1::JobResult& result = job.result();
-    out += tsv_line(
-        {job.name(), state_name(job.state()), job.cached() ? "true" : "false", job.model(),
-         job.dataset(), job.method(), fmt::format("{}", job.bits().weights()),
-         fmt::format("{}", job.bits().activations()), fmt::format("{}", job.seed()),
-         job.has_progress() ? fmt::format("{}", job.progress().epoch()) : "",
-         fmt::format("{}", job.epochs()),
-         number_or_empty(result.has_test_accuracy(), result.test_accuracy()),
-         number_or_empty(result.has_validation_accuracy(), result.validation_accuracy()),
-         number_or_empty(job.has_result(), result.duration_seconds()),
-         number_or_empty(job.has_result(), result.images_per_second()),
-         fmt::format("{}", job.attempts()), job.worker(), time_or_empty(job.started_at_ms()),
-         time_or_empty(job.finished_at_ms()),
-         join(std::vector<std::string>(job.aliases().begin(), job.aliases().end()), ","),
-         join(std::vector<std::string>(job.parents().begin(), job.parents().end()), ","),
-         job.error()});
+    out +=
+        tsv_line({job.name(),
+                  state_name(job.state()),
+                  job.cached() ? "true" : "false",
+                  job.model(),
+                  job.dataset(),
+                  job.method(),
+                  fmt::format("{}", job.bits().weights()),
+                  fmt::format("{}", job.bits().activations()),
+                  fmt::format("{}", job.seed()),
+                  job.has_progress() ? fmt::format("{}", job.progress().epoch()) : "",
+                  fmt::format("{}", job.epochs()),
+                  number_or_empty(result.has_test_accuracy(), result.test_accuracy()),
+                  number_or_empty(result.has_validation_accuracy(), result.validation_accuracy()),
+                  number_or_empty(job.has_result(), result.duration_seconds()),
+                  number_or_empty(job.has_result(), result.images_per_second()),
+                  fmt::format("{}", job.attempts()),
+                  job.worker(),
+                  time_or_empty(job.started_at_ms()),
+                  time_or_empty(job.finished_at_ms()),
+                  join(std::vector<std::string>(job.aliases().begin(), job.aliases().end()), ","),
+                  join(std::vector<std::string>(job.parents().begin(), job.parents().end()), ","),
+                  job.error()});
   }
   return out;
 }
@@ -169,9 +196,9 @@ std::string render_experiments(const std::vector<v1::Experiment>& experiments, O
     return json_text(json);
   }
   if (mode == OutputMode::kTsv) {
-    std::string out = tsv_line({"experiment_id", "experiment", "state", "jobs", "succeeded",
-                                "cached", "failed", "running", "submitted_at_ms",
-                                "finished_at_ms"});
+    std::string out =
+        tsv_line({"experiment_id", "experiment", "state", "jobs", "succeeded", "cached", "failed",
+                  "running", "submitted_at_ms", "finished_at_ms"});
     for (const v1::Experiment& experiment : experiments) {
       out += tsv_line({fmt::format("{}", experiment.experiment_id()), experiment.name(),
                        state_name(experiment.state()), fmt::format("{}", experiment.job_count()),
@@ -201,9 +228,8 @@ std::string render_experiments(const std::vector<v1::Experiment>& experiments, O
                    Cell(fmt::format("{}", failed), failed > 0 ? Tone::kBad : Tone::kPlain),
                    format_age(now_ms, experiment.submitted_at_ms())});
   }
-  return table.text(style) +
-         fmt::format("\nnext: bitrung status {0}   bitrung results {0}\n",
-                     experiment_argument(experiments.front()));
+  return table.text(style) + fmt::format("\nnext: bitrung status {0}   bitrung results {0}\n",
+                                         experiment_argument(experiments.front()));
 }
 
 std::string render_status(const v1::Experiment& experiment, const std::vector<v1::Job>& jobs,
@@ -231,19 +257,20 @@ std::string render_workers(const std::vector<v1::Worker>& workers, OutputMode mo
     return json_text(json);
   }
   if (mode == OutputMode::kTsv) {
-    std::string out = tsv_line({"worker_id", "name", "state", "slots", "datasets", "jobs",
-                                "last_seen_ms", "version"});
+    std::string out = tsv_line(
+        {"worker_id", "name", "state", "slots", "datasets", "jobs", "last_seen_ms", "version"});
     for (const v1::Worker& worker : workers) {
-      out += tsv_line({worker.worker_id(), worker.name(), worker_state(worker),
-                       fmt::format("{}", worker.slots_size()), dataset_names(worker, ","),
-                       join(std::vector<std::string>(worker.jobs().begin(), worker.jobs().end()),
-                            ","),
-                       time_or_empty(worker.last_seen_ms()), worker.version()});
+      out +=
+          tsv_line({worker.worker_id(), worker.name(), worker_state(worker),
+                    fmt::format("{}", worker.slots_size()), dataset_names(worker, ","),
+                    join(std::vector<std::string>(worker.jobs().begin(), worker.jobs().end()), ","),
+                    time_or_empty(worker.last_seen_ms()), worker.version()});
     }
     return out;
   }
   if (workers.empty()) {
-    return "no worker has connected yet; start one: bitrung-worker --server ADDRESS --state-dir DIR\n";
+    return "no worker has connected yet; start one: bitrung-worker --server ADDRESS --state-dir "
+           "DIR\n";
   }
   Table table({{"worker", Align::kLeft},
                {"state", Align::kLeft},

@@ -1,5 +1,5 @@
-// Lists and states as text, TSV and JSON: experiments, the jobs of one, workers, explanations. Pure; `now_ms` is the
-// wall clock that ages are counted from.
+// Lists and states as text, TSV and JSON: experiments, the jobs of one, workers, explanations.
+// Pure; `now_ms` is the wall clock that ages are counted from.
 #pragma once
 
 #include <cstdint>

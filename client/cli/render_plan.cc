@@ -34,17 +34,16 @@ std::string plan_text(const Plan& plan, const Style& style) {
       ++unknown_times;
     }
   }
-  std::string out = fmt::format(
-      "{}: {}, {}, critical path {}\n", style.paint(Tone::kStrong, plan.experiment),
-      format_plural(plan.jobs.size(), "job"), format_plural(plan.edges, "edge"),
-      plan.critical_path.size());
+  std::string out =
+      fmt::format("{}: {}, {}, critical path {}\n", style.paint(Tone::kStrong, plan.experiment),
+                  format_plural(plan.jobs.size(), "job"), format_plural(plan.edges, "edge"),
+                  plan.critical_path.size());
   if (merged > 0) {
     out += fmt::format("{} merged: the same work under a further name is done once\n",
                        format_plural(merged, "name"));
   }
-  out += plan.cache_known
-             ? fmt::format("{} of {} cached\n", cached, plan.jobs.size())
-             : "cache unknown: no server and no state directory here\n";
+  out += plan.cache_known ? fmt::format("{} of {} cached\n", cached, plan.jobs.size())
+                          : "cache unknown: no server and no state directory here\n";
   out += fmt::format("cost of the rest: about {}{}\n", format_flops(flops),
                      unknown_times == 0 && plan.jobs.size() > cached
                          ? fmt::format(", {} of training by earlier jobs", format_duration(seconds))
@@ -65,8 +64,7 @@ std::string plan_text(const Plan& plan, const Style& style) {
                          : fit(printable(job.reason.empty() ? "nothing alike yet" : job.reason),
                                kReasonWidthMax, style);
     }
-    table.add_row({job.name, bits_text(job), job.model, job.dataset,
-                   fmt::format("{}", job.epochs),
+    table.add_row({job.name, bits_text(job), job.model, job.dataset, fmt::format("{}", job.epochs),
                    job.cached              ? std::string(style.none())
                    : job.estimated_seconds ? format_duration(*job.estimated_seconds)
                                            : format_flops(job.flops),
@@ -86,17 +84,16 @@ std::string plan_text(const Plan& plan, const Style& style) {
 
 std::string plan_tsv(const Plan& plan) {
   std::string out = tsv_line({"job", "aliases", "parents", "model", "dataset", "method",
-                              "weight_bits", "activation_bits", "seed", "epochs", "flops",
-                              "cached", "cached_from", "reason", "estimated_seconds"});
+                              "weight_bits", "activation_bits", "seed", "epochs", "flops", "cached",
+                              "cached_from", "reason", "estimated_seconds"});
   for (const PlanJob& job : plan.jobs) {
-    out += tsv_line({job.name, join(job.aliases, ","), join(job.parents, ","), job.model,
-                     job.dataset, job.method, fmt::format("{}", job.weight_bits),
-                     fmt::format("{}", job.activation_bits), fmt::format("{}", job.seed),
-                     fmt::format("{}", job.epochs), fmt::format("{:.4g}", job.flops),
-                     plan.cache_known ? (job.cached ? "true" : "false") : "", job.cached_from,
-                     job.reason,
-                     job.estimated_seconds ? fmt::format("{}", *job.estimated_seconds)
-                                           : std::string()});
+    out += tsv_line(
+        {job.name, join(job.aliases, ","), join(job.parents, ","), job.model, job.dataset,
+         job.method, fmt::format("{}", job.weight_bits), fmt::format("{}", job.activation_bits),
+         fmt::format("{}", job.seed), fmt::format("{}", job.epochs),
+         fmt::format("{:.4g}", job.flops), plan.cache_known ? (job.cached ? "true" : "false") : "",
+         job.cached_from, job.reason,
+         job.estimated_seconds ? fmt::format("{}", *job.estimated_seconds) : std::string()});
   }
   return out;
 }

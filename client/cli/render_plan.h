@@ -1,4 +1,5 @@
-// What an experiment file would do, as text, TSV and JSON. Pure: the plan is put together by the command.
+// What an experiment file would do, as text, TSV and JSON. Pure: the plan is put together by the
+// command.
 #pragma once
 
 #include <cstddef>

@@ -101,9 +101,9 @@ std::string experiment_argument(const v1::Experiment& experiment) {
 }
 
 std::string count_line(const v1::Experiment& experiment) {
-  static constexpr std::array<std::string_view, 9> kOrder{
-      "succeeded", "failed",     "running", "offered", "ready",
-      "blocked",   "cancelling", "skipped", "cancelled"};
+  static constexpr std::array<std::string_view, 9> kOrder{"succeeded",  "failed",  "running",
+                                                          "offered",    "ready",   "blocked",
+                                                          "cancelling", "skipped", "cancelled"};
   std::string text = format_plural(experiment.job_count(), "job");
   std::string_view separator = ": ";
   for (const std::string_view state : kOrder) {
@@ -133,12 +133,11 @@ std::string render_results_text(const v1::GetResultsResponse& results, const Sty
   }
   for (const Group& group : groups) {
     const auto& [model, dataset, method] = group;
-    out += fmt::format("\n  {}\n",
-                       style.paint(Tone::kStrong,
-                                   fmt::format("{1} {0} {2} {0} {3}", style.dot(), model, dataset,
-                                               method)) +
-                           style.paint(Tone::kFaint, fmt::format(" {} test accuracy in %",
-                                                                 style.dot())));
+    out += fmt::format(
+        "\n  {}\n",
+        style.paint(Tone::kStrong,
+                    fmt::format("{1} {0} {2} {0} {3}", style.dot(), model, dataset, method)) +
+            style.paint(Tone::kFaint, fmt::format(" {} test accuracy in %", style.dot())));
     out += table_text(results, group, style);
   }
 
@@ -147,9 +146,8 @@ std::string render_results_text(const v1::GetResultsResponse& results, const Sty
   for (const v1::Job& job : results.jobs()) {
     if (job.state() != v1::JOB_STATE_FAILED) continue;
     if (++failures > kFailuresShownMax) continue;
-    out += fmt::format("{} {}: {}\n",
-                       style.paint(Tone::kBad, glyph(job.state(), style)), job.name(),
-                       fit(printable(job.error()), kErrorWidthMax, style));
+    out += fmt::format("{} {}: {}\n", style.paint(Tone::kBad, glyph(job.state(), style)),
+                       job.name(), fit(printable(job.error()), kErrorWidthMax, style));
   }
   if (failures > kFailuresShownMax) {
     out += fmt::format("and {} more failed: bitrung status {}\n", failures - kFailuresShownMax,
@@ -176,14 +174,13 @@ std::string render_results_tsv(const v1::GetResultsResponse& results) {
   for (const v1::ResultsRow& row : results.rows()) {
     for (const v1::ResultsCell& cell : row.cells()) {
       if (cell.job_count() == 0) continue;
-      out += tsv_line({row.model(), row.dataset(), row.method(),
-                       fmt::format("{}", row.bits().weights()),
-                       fmt::format("{}", row.bits().activations()), cell.entry(),
-                       fmt::format("{}", cell.job_count()),
-                       fmt::format("{}", cell.succeeded_count()),
-                       number_or_empty(cell.has_test_accuracy_mean(), cell.test_accuracy_mean()),
-                       number_or_empty(cell.has_test_accuracy_sd(), cell.test_accuracy_sd()),
-                       number_or_empty(cell.has_difference(), cell.difference()), cell.state()});
+      out += tsv_line(
+          {row.model(), row.dataset(), row.method(), fmt::format("{}", row.bits().weights()),
+           fmt::format("{}", row.bits().activations()), cell.entry(),
+           fmt::format("{}", cell.job_count()), fmt::format("{}", cell.succeeded_count()),
+           number_or_empty(cell.has_test_accuracy_mean(), cell.test_accuracy_mean()),
+           number_or_empty(cell.has_test_accuracy_sd(), cell.test_accuracy_sd()),
+           number_or_empty(cell.has_difference(), cell.difference()), cell.state()});
     }
   }
   return out;

@@ -1,5 +1,5 @@
-// The results of an experiment as text, TSV and JSON. Pure: the server has computed every number, nothing is computed
-// here again.
+// The results of an experiment as text, TSV and JSON. Pure: the server has computed every number,
+// nothing is computed here again.
 #pragma once
 
 #include <string>
@@ -22,7 +22,8 @@ std::string render_results(const v1::GetResultsResponse& results, OutputMode mod
 // "11 jobs: 9 succeeded (3 cached), 1 failed, 1 skipped".
 std::string count_line(const v1::Experiment& experiment);
 
-// How commands name an experiment to people: its number, which stays right when a newer one takes the name.
+// How commands name an experiment to people: its number, which stays right when a newer one takes
+// the name.
 std::string experiment_argument(const v1::Experiment& experiment);
 
 }  // namespace bitrung::cli

@@ -63,19 +63,19 @@ absl::StatusOr<std::unique_ptr<Session>> Session::open_if_any(const ServerChoice
       return server.status();
     }
   }
-  BITRUNG_ASSIGN_OR_RETURN(
-      session->connection_,
-      connect("unix:" + directory.socket().string(), choice.token));
+  BITRUNG_ASSIGN_OR_RETURN(session->connection_,
+                           connect("unix:" + directory.socket().string(), choice.token));
   return session;
 }
 
 absl::StatusOr<std::unique_ptr<Session>> Session::open(const ServerChoice& choice) {
   BITRUNG_ASSIGN_OR_RETURN(std::unique_ptr<Session> session, open_if_any(choice));
   if (session == nullptr) {
-    return absl::NotFoundError(fmt::format(
-        "no server and no state directory: {} holds no bitrung.db; start with \"bitrung run FILE\", or name a directory "
-        "with --state-dir DIR or a server with --server ADDRESS",
-        choice.state_directory.path.string()));
+    return absl::NotFoundError(
+        fmt::format("no server and no state directory: {} holds no bitrung.db; start with "
+                    "\"bitrung run FILE\", or name a directory "
+                    "with --state-dir DIR or a server with --server ADDRESS",
+                    choice.state_directory.path.string()));
   }
   return session;
 }

@@ -1,7 +1,8 @@
 // Which server a command talks to, and for how long that server lives.
 //
-// --server (or BITRUNG_SERVER) wins. Otherwise the state directory decides: its socket if somebody answers there, else
-// a private server for the duration of the command if the directory holds a database, else nothing. Main thread only.
+// --server (or BITRUNG_SERVER) wins. Otherwise the state directory decides: its socket if somebody
+// answers there, else a private server for the duration of the command if the directory holds a
+// database, else nothing. Main thread only.
 #pragma once
 
 #include <filesystem>
@@ -30,8 +31,9 @@ absl::StatusOr<ServerChoice> choose_server(const Arguments& arguments);
 
 class Session {
  public:
-  // Connects, starting a private server if the rule says so, and makes sure that a bitrung server answers: UNAVAILABLE
-  // within kProbeDeadline if not; NOT_FOUND if there is neither a server nor a state directory.
+  // Connects, starting a private server if the rule says so, and makes sure that a bitrung server
+  // answers: UNAVAILABLE within kProbeDeadline if not; NOT_FOUND if there is neither a server nor a
+  // state directory.
   static absl::StatusOr<std::unique_ptr<Session>> open(const ServerChoice& choice);
 
   // As open, but nothing (null) where open would say NOT_FOUND.

@@ -21,7 +21,9 @@ Signals::Signals() {
   BITRUNG_CHECK(fd_.valid());
 }
 
-Signals::~Signals() { pthread_sigmask(SIG_SETMASK, &previous_, nullptr); }
+Signals::~Signals() {
+  pthread_sigmask(SIG_SETMASK, &previous_, nullptr);
+}
 
 void Signals::drain() {
   signalfd_siginfo info{};
@@ -44,10 +46,16 @@ void Signals::drain() {
   }
 }
 
-bool Signals::take_resized() { return std::exchange(resized_, false); }
+bool Signals::take_resized() {
+  return std::exchange(resized_, false);
+}
 
-bool Signals::take_suspend() { return std::exchange(suspend_, false); }
+bool Signals::take_suspend() {
+  return std::exchange(suspend_, false);
+}
 
-void suspend_self() { ::kill(::getpid(), SIGSTOP); }
+void suspend_self() {
+  ::kill(::getpid(), SIGSTOP);
+}
 
 }  // namespace bitrung::cli

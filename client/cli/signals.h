@@ -1,8 +1,9 @@
 // Signals as events: Ctrl-C, a closed terminal, a resized window, Ctrl-Z.
 //
-// While an object lives, these signals are blocked in the thread that made it (and in the threads made after it) and
-// wait in a descriptor that an event loop polls. At most one object at a time, made before other threads start; a
-// second Ctrl-C is only counted here, the loop decides what it means.
+// While an object lives, these signals are blocked in the thread that made it (and in the threads
+// made after it) and wait in a descriptor that an event loop polls. At most one object at a time,
+// made before other threads start; a second Ctrl-C is only counted here, the loop decides what it
+// means.
 #pragma once
 
 #include <csignal>

@@ -19,7 +19,8 @@
 namespace bitrung::cli {
 namespace {
 
-// sun_path holds 108 bytes with the terminating zero; some room is left for programs that append to it.
+// sun_path holds 108 bytes with the terminating zero; some room is left for programs that append to
+// it.
 constexpr std::size_t kSocketPathBytesMax = 100;
 
 std::filesystem::path resolve(const std::filesystem::path& directory) {
@@ -71,7 +72,8 @@ absl::Status StateDirectory::create() const {
   }
   if (!S_ISDIR(info.st_mode) || info.st_uid != ::geteuid() || (info.st_mode & 077U) != 0) {
     return absl::PermissionDeniedError(
-        fmt::format("{} must be a directory of yours with mode 0700 (the server's socket lies in it, as the path of {} "
+        fmt::format("{} must be a directory of yours with mode 0700 (the server's socket lies in "
+                    "it, as the path of {} "
                     "is too long for one); remove it, or set XDG_RUNTIME_DIR",
                     directory.string(), path.string()));
   }

@@ -22,14 +22,15 @@ struct StateDirectory {
   std::filesystem::path worker_log() const { return path / "logs" / "worker.log"; }
   std::filesystem::path pending_directory() const { return path / "pending"; }
 
-  // server.sock in the directory, or a short path outside it where the kernel's limit of 107 bytes would be exceeded.
+  // server.sock in the directory, or a short path outside it where the kernel's limit of 107 bytes
+  // would be exceeded.
   std::filesystem::path socket() const;
 
   // True if somebody listens on the socket now.
   bool socket_answers() const;
 
-  // Creates the directory with its logs folder (0700), and the socket's directory where that lies outside. Refuses a
-  // socket directory that belongs to somebody else or that others may enter.
+  // Creates the directory with its logs folder (0700), and the socket's directory where that lies
+  // outside. Refuses a socket directory that belongs to somebody else or that others may enter.
   absl::Status create() const;
 };
 

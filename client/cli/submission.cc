@@ -20,8 +20,7 @@ constexpr std::size_t kRequestIdBytes = 16;
 // An id left by a crash long ago must not swallow a submit that is meant anew.
 constexpr std::chrono::hours kPendingLifetime{24};
 
-std::string pending_name(const Connection& connection,
-                         const v1::SubmitExperimentRequest& request) {
+std::string pending_name(const Connection& connection, const v1::SubmitExperimentRequest& request) {
   Sha256 hash;
   hash.update(connection.address());
   hash.update(std::string_view("\0", 1));

@@ -20,8 +20,9 @@ v1::SubmitExperimentRequest make_submit_request(const client::Graph& graph, bool
 // Uploads the outside files the graph takes, each once.
 absl::Status upload_files(Connection& connection, const client::Graph& graph);
 
-// Submits under an id that is on disk before anything is sent: if the answer is lost, the same submit to the same
-// server within the next day gets the first one's answer instead of a second experiment.
+// Submits under an id that is on disk before anything is sent: if the answer is lost, the same
+// submit to the same server within the next day gets the first one's answer instead of a second
+// experiment.
 absl::StatusOr<v1::SubmitExperimentResponse> submit_once(
     Connection& connection, v1::SubmitExperimentRequest request,
     const std::filesystem::path& pending_directory);

@@ -5,12 +5,13 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <numeric>
 
 namespace bitrung::cli {
 namespace {
 
-bool is_continuation(char byte) { return (static_cast<unsigned char>(byte) & 0xC0U) == 0x80U; }
+bool is_continuation(char byte) {
+  return (static_cast<unsigned char>(byte) & 0xC0U) == 0x80U;
+}
 
 // Bytes of the well-formed UTF-8 character at the start of the text; 0 if it is malformed.
 std::size_t character_length(std::string_view text) {
@@ -49,6 +50,24 @@ std::string scaled(double value, double base, std::span<const std::string_view> 
   }
   if (unit > 0 && value < 9.95) return fmt::format("{:.1f} {}", value, units[unit]);
   return fmt::format("{:.0f} {}", value, units[unit]);
+}
+
+// Insertions, deletions, changes and swaps of neighbours that turn one word into the other.
+std::size_t edit_distance(std::string_view from, std::string_view to) {
+  std::vector<std::vector<std::size_t>> cost(from.size() + 1,
+                                             std::vector<std::size_t>(to.size() + 1));
+  for (std::size_t i = 0; i <= from.size(); ++i) cost[i][0] = i;
+  for (std::size_t j = 0; j <= to.size(); ++j) cost[0][j] = j;
+  for (std::size_t i = 1; i <= from.size(); ++i) {
+    for (std::size_t j = 1; j <= to.size(); ++j) {
+      cost[i][j] = std::min({cost[i - 1][j] + 1, cost[i][j - 1] + 1,
+                             cost[i - 1][j - 1] + (from[i - 1] == to[j - 1] ? 0U : 1U)});
+      if (i > 1 && j > 1 && from[i - 1] == to[j - 2] && from[i - 2] == to[j - 1]) {
+        cost[i][j] = std::min(cost[i][j], cost[i - 2][j - 2] + 1);
+      }
+    }
+  }
+  return cost[from.size()][to.size()];
 }
 
 }  // namespace
@@ -103,7 +122,9 @@ std::string format_count(std::uint64_t count) {
   return text;
 }
 
-std::string format_percent(double percent) { return fmt::format("{:.2f}", percent); }
+std::string format_percent(double percent) {
+  return fmt::format("{:.2f}", percent);
+}
 
 std::string format_points(double points) {
   const std::string text = fmt::format("{:+.2f}", points);
@@ -123,7 +144,9 @@ std::string format_flops(double flops) {
   return scaled(flops, 1000, kUnits);
 }
 
-std::string format_value(double value) { return fmt::format("{:.5g}", value); }
+std::string format_value(double value) {
+  return fmt::format("{:.5g}", value);
+}
 
 std::string format_age(std::int64_t now_ms, std::int64_t then_ms) {
   const std::int64_t age_ms = now_ms - then_ms;
@@ -198,19 +221,7 @@ std::optional<std::string> nearest(std::string_view word, std::span<const std::s
   std::optional<std::string> best;
   std::size_t best_distance = std::max<std::size_t>(word.size() / 3, 1) + 1;
   for (const std::string& candidate : candidates) {
-    // Edit distance, one row at a time; a swap of neighbours counts as two, which the limit allows for.
-    std::vector<std::size_t> row(candidate.size() + 1);
-    std::iota(row.begin(), row.end(), std::size_t{0});
-    for (std::size_t i = 1; i <= word.size(); ++i) {
-      std::size_t diagonal = row[0];
-      row[0] = i;
-      for (std::size_t j = 1; j <= candidate.size(); ++j) {
-        const std::size_t change = diagonal + (word[i - 1] == candidate[j - 1] ? 0U : 1U);
-        diagonal = row[j];
-        row[j] = std::min({change, row[j] + 1, row[j - 1] + 1});
-      }
-    }
-    std::size_t distance = row.back();
+    std::size_t distance = edit_distance(word, candidate);
     // "stat" means "status" though two letters are missing.
     if (word.size() >= 2 && candidate.starts_with(word)) distance = 1;
     if (distance < best_distance) {
@@ -222,8 +233,7 @@ std::optional<std::string> nearest(std::string_view word, std::span<const std::s
 }
 
 std::string sparkline(std::span<const double> values, const Style& style) {
-  static constexpr std::array<std::string_view, 8> kBlocks{"▁", "▂", "▃", "▄",
-                                                           "▅", "▆", "▇", "█"};
+  static constexpr std::array<std::string_view, 8> kBlocks{"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
   static constexpr std::array<std::string_view, 8> kAscii{"_", ".", ",", "-", "=", "+", "*", "#"};
   if (values.empty()) return {};
   const auto [low, high] = std::ranges::minmax(values);

@@ -1,7 +1,7 @@
 // Text for people: numbers, durations, widths, colours, the nearest word.
 //
-// Pure functions of their arguments; nothing here knows whether a terminal is there. All texts are UTF-8; a width is a
-// number of code points, which is exact for what bitrung prints itself.
+// Pure functions of their arguments; nothing here knows whether a terminal is there. All texts are
+// UTF-8; a width is a number of code points, which is exact for what bitrung prints itself.
 #pragma once
 
 #include <cstddef>
@@ -50,14 +50,15 @@ std::string format_age(std::int64_t now_ms, std::int64_t then_ms);
 // "1 job", "2 jobs".
 std::string format_plural(std::uint64_t count, std::string_view noun);
 
-// The text without anything that steers a terminal: control characters and escape sequences are dropped, tabs become
-// spaces, bytes that are not UTF-8 become '?'.
+// The text without anything that steers a terminal: control characters and escape sequences are
+// dropped, tabs become spaces, bytes that are not UTF-8 become '?'.
 std::string printable(std::string_view text);
 
 std::size_t display_width(std::string_view text);
 // At most `width` wide; a longer text ends in the style's ellipsis.
 std::string fit(std::string_view text, std::size_t width, const Style& style);
-// Filled with spaces on the right (left-aligned) or on the left (right-aligned); longer texts stay as they are.
+// Filled with spaces on the right (left-aligned) or on the left (right-aligned); longer texts stay
+// as they are.
 std::string pad_right(std::string_view text, std::size_t width);
 std::string pad_left(std::string_view text, std::size_t width);
 

@@ -1,7 +1,9 @@
-// Reads the watch stream of an experiment on a thread of its own and hands the messages to an event loop.
+// Reads the watch stream of an experiment on a thread of its own and hands the messages to an event
+// loop.
 //
-// When the stream breaks it is opened again with the cursor of the last message, for as long as the object lives: the
-// loop decides when to give up. Make it after Signals, so that the thread does not take the signals.
+// When the stream breaks it is opened again with the cursor of the last message, for as long as the
+// object lives: the loop decides when to give up. Make it after Signals, so that the thread does
+// not take the signals.
 #pragma once
 
 #include <condition_variable>

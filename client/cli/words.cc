@@ -19,7 +19,9 @@ std::string word(std::string_view enumerator, std::string_view prefix) {
 
 }  // namespace
 
-std::string state_name(v1::JobState state) { return word(v1::JobState_Name(state), "JOB_STATE_"); }
+std::string state_name(v1::JobState state) {
+  return word(v1::JobState_Name(state), "JOB_STATE_");
+}
 
 std::string state_name(v1::ExperimentState state) {
   return word(v1::ExperimentState_Name(state), "EXPERIMENT_STATE_");
@@ -49,7 +51,9 @@ Tone tone_of_job_state(std::string_view state) {
   return Tone::kPlain;
 }
 
-Tone tone_of(v1::JobState state) { return tone_of_job_state(state_name(state)); }
+Tone tone_of(v1::JobState state) {
+  return tone_of_job_state(state_name(state));
+}
 
 Tone tone_of(v1::ExperimentState state) {
   return state == v1::EXPERIMENT_STATE_ACTIVE ? Tone::kBusy : tone_of_job_state(state_name(state));

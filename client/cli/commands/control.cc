@@ -4,10 +4,10 @@
 #include <ostream>
 
 #include "client/cli/commands/commands.h"
+#include "client/cli/environment.h"
 #include "client/cli/json_shapes.h"
 #include "client/cli/references.h"
 #include "client/cli/render_lists.h"
-#include "client/cli/environment.h"
 #include "client/cli/session.h"
 #include "db/base/status.h"
 
@@ -42,13 +42,12 @@ absl::StatusOr<ExitCode> cancel_command(const Arguments& arguments, Streams& str
   request.set_experiment(selection.experiment);
   for (const std::string& job : selection.jobs) request.add_jobs(job);
   BITRUNG_ASSIGN_OR_RETURN(const std::uint32_t changed, session->connection().cancel(request));
-  print_changed(changed, arguments, streams,
-                changed == 0
-                    ? fmt::format("nothing to cancel in {}: every job named has ended",
-                                  selection.experiment)
-                    : fmt::format("{} cancelled\nnext: bitrung status {}   bitrung retry {}",
-                                  format_plural(changed, "job"), selection.experiment,
-                                  selection.experiment));
+  print_changed(
+      changed, arguments, streams,
+      changed == 0
+          ? fmt::format("nothing to cancel in {}: every job named has ended", selection.experiment)
+          : fmt::format("{} cancelled\nnext: bitrung status {}   bitrung retry {}",
+                        format_plural(changed, "job"), selection.experiment, selection.experiment));
   return ExitCode::kDone;
 }
 
@@ -73,9 +72,8 @@ absl::StatusOr<ExitCode> drain_command(const Arguments& arguments, Streams& stre
   BITRUNG_ASSIGN_OR_RETURN(const ServerChoice choice, choose_server(arguments));
   BITRUNG_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session, Session::open(choice));
   const bool drain = !arguments.has("--off");
-  BITRUNG_ASSIGN_OR_RETURN(
-      const v1::Worker worker,
-      session->connection().drain(arguments.positionals.front(), drain));
+  BITRUNG_ASSIGN_OR_RETURN(const v1::Worker worker,
+                           session->connection().drain(arguments.positionals.front(), drain));
   const OutputMode mode = arguments.output_mode(streams.out_terminal.interactive);
   if (mode != OutputMode::kText) {
     streams.out << render_workers({worker}, mode, streams.out_terminal.style, wall_clock_ms());
@@ -83,9 +81,9 @@ absl::StatusOr<ExitCode> drain_command(const Arguments& arguments, Streams& stre
   }
   const std::string name = printable(worker.name());
   if (drain) {
-    streams.out << fmt::format("worker {} gets no new jobs; it still holds {}\nnext: bitrung drain {} --off\n",
-                               name, format_plural(static_cast<std::uint64_t>(worker.jobs_size()), "job"),
-                               name);
+    streams.out << fmt::format(
+        "worker {} gets no new jobs; it still holds {}\nnext: bitrung drain {} --off\n", name,
+        format_plural(static_cast<std::uint64_t>(worker.jobs_size()), "job"), name);
   } else {
     streams.out << fmt::format("worker {} gets jobs again\n", name);
   }

@@ -44,9 +44,10 @@ absl::StatusOr<ExitCode> fetch(const DatasetArchive& official, const Arguments& 
         located.files.empty() ? std::string() : located.files.front().path.parent_path().string();
     switch (mode) {
       case OutputMode::kText:
-        streams.out << fmt::format("{} is {} {}\nnext: bitrung run FILE --set defaults.dataset={} --data-dir {}\n",
-                                   official.dataset, fetched ? "now in" : "already in", folder,
-                                   official.dataset, directory.string());
+        streams.out << fmt::format(
+            "{} is {} {}\nnext: bitrung run FILE --set defaults.dataset={} --data-dir {}\n",
+            official.dataset, fetched ? "now in" : "already in", folder, official.dataset,
+            directory.string());
         break;
       case OutputMode::kTsv:
         streams.out << tsv_line({"dataset", "folder", "fetched"})
@@ -70,7 +71,8 @@ absl::StatusOr<ExitCode> fetch(const DatasetArchive& official, const Arguments& 
   DatasetArchive archive = official;
   if (const auto url = arguments.value("--url")) archive.url = *url;
   if (const auto md5 = arguments.value("--md5")) {
-    const bool hex = md5->size() == 32 && md5->find_first_not_of("0123456789abcdef") == std::string::npos;
+    const bool hex =
+        md5->size() == 32 && md5->find_first_not_of("0123456789abcdef") == std::string::npos;
     if (!hex) {
       return absl::InvalidArgumentError(
           fmt::format("--md5 {}: 32 lower-case hex digits are expected", *md5));
@@ -102,13 +104,15 @@ absl::StatusOr<ExitCode> fetch(const DatasetArchive& official, const Arguments& 
     const Clock::time_point now = Clock::now();
     if (!quiet && now - drawn >= kDrawInterval) {
       const std::chrono::duration<double> elapsed = now - began;
-      display.draw({download_line({.name = archive.dataset,
-                                   .done_bytes = done,
-                                   .total_bytes = total,
-                                   .bytes_per_second = elapsed.count() > 0.5
-                                                           ? static_cast<double>(done - std::min(done, *first)) / elapsed.count()
-                                                           : 0},
-                                  display.terminal())});
+      display.draw({download_line(
+          {.name = archive.dataset,
+           .done_bytes = done,
+           .total_bytes = total,
+           .bytes_per_second =
+               elapsed.count() > 0.5
+                   ? static_cast<double>(done - std::min(done, *first)) / elapsed.count()
+                   : 0},
+          display.terminal())});
       drawn = now;
     }
     return signals.interrupts() == 0;
@@ -140,10 +144,10 @@ absl::Status check_labels(const std::string& dataset, const datasets::DatasetFil
   for (std::size_t at = 0; at + record <= bytes.size(); at += record) {
     const auto label = static_cast<unsigned char>(bytes[at + (hundred ? 1 : 0)]);
     if (label > label_max) {
-      return absl::DataLossError(
-          fmt::format("{}: image {} has label {}, the largest is {}; it is damaged or another file; "
-                      "remove it and run bitrung data fetch {}",
-                      file.path.string(), at / record, label, label_max, dataset));
+      return absl::DataLossError(fmt::format(
+          "{}: image {} has label {}, the largest is {}; it is damaged or another file; "
+          "remove it and run bitrung data fetch {}",
+          file.path.string(), at / record, label, label_max, dataset));
     }
   }
   return absl::OkStatus();
@@ -155,8 +159,7 @@ Checked check_one(const std::string& dataset, const fs::path& directory, bool re
   if (!read_files || !located.ok()) return checked;
   for (const datasets::DatasetFile& file : checked.files) {
     const absl::StatusOr<std::string> bytes = read_file(file.path, kDataFileBytesMax);
-    const absl::Status status =
-        bytes.ok() ? check_labels(dataset, file, *bytes) : bytes.status();
+    const absl::Status status = bytes.ok() ? check_labels(dataset, file, *bytes) : bytes.status();
     if (!status.ok()) {
       checked.error = std::string(message(status));
       return checked;
@@ -191,9 +194,10 @@ std::string render_checked(const std::vector<Checked>& all, const fs::path& dire
   if (mode == OutputMode::kTsv) {
     std::string out = tsv_line({"dataset", "ok", "folder", "files", "error"});
     for (const Checked& checked : all) {
-      out += tsv_line({checked.dataset, checked.error.empty() ? "true" : "false",
-                       checked.files.empty() ? "" : checked.files.front().path.parent_path().string(),
-                       fmt::format("{}", checked.files.size()), checked.error});
+      out +=
+          tsv_line({checked.dataset, checked.error.empty() ? "true" : "false",
+                    checked.files.empty() ? "" : checked.files.front().path.parent_path().string(),
+                    fmt::format("{}", checked.files.size()), checked.error});
     }
     return out;
   }
@@ -224,8 +228,7 @@ absl::StatusOr<ExitCode> data_command(const Arguments& arguments, Streams& strea
       arguments.positionals.size() > 1 ? std::optional(arguments.positionals[1]) : std::nullopt;
   if (action == "fetch") {
     if (!dataset) {
-      return absl::InvalidArgumentError(
-          "which data set? bitrung data fetch cifar10, or cifar100");
+      return absl::InvalidArgumentError("which data set? bitrung data fetch cifar10, or cifar100");
     }
     return fetch(*archive_of(*dataset), arguments, streams);
   }

@@ -18,7 +18,8 @@ namespace {
 constexpr std::chrono::seconds kPatience{30};
 constexpr std::chrono::milliseconds kPause{500};
 
-// Prints lines in the mode asked for; lines seen before are dropped, which a repeated stream begins with.
+// Prints lines in the mode asked for; lines seen before are dropped, which a repeated stream begins
+// with.
 class LogPrinter {
  public:
   LogPrinter(Streams& streams, OutputMode mode) : streams_(streams), mode_(mode) {
@@ -32,8 +33,8 @@ class LogPrinter {
     if (position <= last_) return;
     // People see where one try ends and the next begins.
     if (mode_ == OutputMode::kText && last_.first != 0 && last_.first != line.attempt()) {
-      streams_.out << streams_.out_terminal.style.paint(
-                          Tone::kFaint, fmt::format("attempt {}", line.attempt()))
+      streams_.out << streams_.out_terminal.style.paint(Tone::kFaint,
+                                                        fmt::format("attempt {}", line.attempt()))
                    << '\n';
     }
     last_ = position;

@@ -27,8 +27,8 @@ absl::StatusOr<ExitCode> metrics_command(const Arguments& arguments, Streams& st
   v1::GetSeriesRequest request;
   for (const v1::JobReference& job : jobs) *request.add_jobs() = job;
   for (const std::string& name : arguments.values("--name")) request.add_names(name);
-  request.set_buckets_max(static_cast<std::uint32_t>(
-      buckets.value_or(mode == OutputMode::kText ? kBucketsOfText : 0)));
+  request.set_buckets_max(
+      static_cast<std::uint32_t>(buckets.value_or(mode == OutputMode::kText ? kBucketsOfText : 0)));
   BITRUNG_ASSIGN_OR_RETURN(const v1::GetSeriesResponse response, connection.get_series(request));
   streams.out << render_series(response, mode, streams.out_terminal.style);
   return ExitCode::kDone;

@@ -11,9 +11,11 @@
 namespace bitrung::cli {
 namespace {
 
-// The chain that takes the most training, first job first. Parents may come after children in the file, so depths are
-// found by walking up with a stack; the graph has no cycle (the file was checked).
-std::vector<std::string> longest_chain(const client::Graph& graph, const std::vector<double>& flops) {
+// The chain that takes the most training, first job first. Parents may come after children in the
+// file, so depths are found by walking up with a stack; the graph has no cycle (the file was
+// checked).
+std::vector<std::string> longest_chain(const client::Graph& graph,
+                                       const std::vector<double>& flops) {
   struct Depth {
     std::size_t length = 0;  // 0 is not known yet.
     double flops = 0;
@@ -42,7 +44,9 @@ std::vector<std::string> longest_chain(const client::Graph& graph, const std::ve
         const bool heavier =
             parent.length + 1 == depth.length && parent.flops + flops[job] > depth.flops;
         if (longer || heavier) {
-          depth = {.length = parent.length + 1, .flops = parent.flops + flops[job], .before = *input.job};
+          depth = {.length = parent.length + 1,
+                   .flops = parent.flops + flops[job],
+                   .before = *input.job};
         }
       }
       depths[job] = depth;

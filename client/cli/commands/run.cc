@@ -99,9 +99,8 @@ absl::StatusOr<ExitCode> run_on_named_server(const ServerChoice& choice, Study& 
                                              Streams& streams) {
   BITRUNG_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session, Session::open(choice));
   const std::shared_ptr<Connection> connection = session->shared_connection();
-  BITRUNG_ASSIGN_OR_RETURN(
-      const FollowEnd end,
-      study.work(connection, user_state_directory() / "pending", {}));
+  BITRUNG_ASSIGN_OR_RETURN(const FollowEnd end,
+                           study.work(connection, user_state_directory() / "pending", {}));
   if (end == FollowEnd::kInterrupted) {
     streams.err << fmt::format("the experiment goes on at {}; watch it: bitrung watch {}\n",
                                connection->address(), study.experiment());
@@ -112,8 +111,7 @@ absl::StatusOr<ExitCode> run_on_named_server(const ServerChoice& choice, Study& 
 }
 
 absl::StatusOr<ExitCode> run_privately(PrivateFleet& fleet, const StateDirectory& directory,
-                                       Study& study, const std::string& command,
-                                       Streams& streams) {
+                                       Study& study, const std::string& command, Streams& streams) {
   absl::StatusOr<FollowEnd> end = FollowEnd::kInterrupted;
   absl::Status status = fleet.start();
   if (status.ok()) {
@@ -148,8 +146,8 @@ std::string command_again(const Arguments& arguments) {
     if (values.empty()) command += fmt::format(" {}", option);
     for (const std::string& value : values) {
       const bool plain = value.find_first_of(" \t'\"\\$&|;<>(){}[]*?#~`!") == std::string::npos;
-      command += plain ? fmt::format(" {} {}", option, value)
-                       : fmt::format(" {} '{}'", option, value);
+      command +=
+          plain ? fmt::format(" {} {}", option, value) : fmt::format(" {} '{}'", option, value);
     }
   }
   return command;

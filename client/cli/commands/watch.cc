@@ -45,9 +45,8 @@ absl::StatusOr<ExitCode> watch_command(const Arguments& arguments, Streams& stre
                   << std::flush;
     };
   }
-  BITRUNG_ASSIGN_OR_RETURN(
-      const FollowEnd end,
-      follow(session->shared_connection(), options, signals, display, view));
+  BITRUNG_ASSIGN_OR_RETURN(const FollowEnd end,
+                           follow(session->shared_connection(), options, signals, display, view));
   if (end == FollowEnd::kInterrupted) return ExitCode::kInterrupted;
   if (mode == OutputMode::kText) {
     streams.out << fmt::format(
@@ -71,9 +70,8 @@ absl::StatusOr<ExitCode> wait_command(const Arguments& arguments, Streams& strea
   FollowOptions options;
   options.experiment = experiment;
   options.progress = false;
-  BITRUNG_ASSIGN_OR_RETURN(
-      const FollowEnd end,
-      follow(session->shared_connection(), options, signals, display, view));
+  BITRUNG_ASSIGN_OR_RETURN(const FollowEnd end,
+                           follow(session->shared_connection(), options, signals, display, view));
   if (end == FollowEnd::kInterrupted) return ExitCode::kInterrupted;
   const v1::Experiment& ended = view.experiment();
   switch (arguments.output_mode(streams.out_terminal.interactive)) {
@@ -83,8 +81,8 @@ absl::StatusOr<ExitCode> wait_command(const Arguments& arguments, Streams& strea
       break;
     case OutputMode::kTsv:
       streams.out << tsv_line({"experiment_id", "experiment", "state"})
-                  << tsv_line({experiment_argument(ended), ended.name(),
-                               state_name(ended.state())});
+                  << tsv_line(
+                         {experiment_argument(ended), ended.name(), state_name(ended.state())});
       break;
     case OutputMode::kJson:
       streams.out << json_text(experiment_json(ended));

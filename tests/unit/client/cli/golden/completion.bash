@@ -1,0 +1,59 @@
+# Completion of bitrung for bash.
+_bitrung() {
+  local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} command= i
+  local options= words= values= files=
+  COMPREPLY=()
+  for ((i = 1; i < COMP_CWORD; ++i)); do
+    if [[ ${COMP_WORDS[i]} != -* ]]; then command=${COMP_WORDS[i]}; break; fi
+  done
+  if [[ -z $command ]]; then
+    COMPREPLY=($(compgen -W 'run plan submit list status watch wait results logs metrics explain cancel retry workers drain data version completion --help --version' -- "$word"))
+    return
+  fi
+  case $command in
+    run) options='--help --set --data-dir --slots --output --quiet --server --token-file --state-dir' words='' files='-f' ;;
+    plan) options='--help --set --output --server --token-file --state-dir' words='' files='-f' ;;
+    submit) options='--help --set --output --server --token-file --state-dir' words='' files='-f' ;;
+    list) options='--help --limit --output --server --token-file --state-dir' words='' files='' ;;
+    status) options='--help --output --server --token-file --state-dir' words='' files='' ;;
+    watch) options='--help --output --server --token-file --state-dir' words='' files='' ;;
+    wait) options='--help --output --server --token-file --state-dir' words='' files='' ;;
+    results) options='--help --output --server --token-file --state-dir' words='' files='' ;;
+    logs) options='--help --follow --attempt --tail --experiment --output --server --token-file --state-dir' words='' files='' ;;
+    metrics) options='--help --name --buckets --experiment --output --server --token-file --state-dir' words='' files='' ;;
+    explain) options='--help --experiment --output --server --token-file --state-dir' words='' files='' ;;
+    cancel) options='--help --output --server --token-file --state-dir' words='' files='' ;;
+    retry) options='--help --output --server --token-file --state-dir' words='' files='' ;;
+    workers) options='--help --output --server --token-file --state-dir' words='' files='' ;;
+    drain) options='--help --off --output --server --token-file --state-dir' words='' files='' ;;
+    data) options='--help --data-dir --url --md5 --output --quiet' words='fetch list check cifar10 cifar100' files='' ;;
+    version) options='--help --server --token-file --output' words='' files='' ;;
+    completion) options='--help' words='bash zsh fish' files='' ;;
+  esac
+  case $before in
+    --set) return ;;
+    --data-dir) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -d -- "$word")); return ;;
+    --slots) return ;;
+    --output|-o) COMPREPLY=($(compgen -W 'text tsv json' -- "$word")); return ;;
+    --server) return ;;
+    --token-file) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- "$word")); return ;;
+    --state-dir) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -d -- "$word")); return ;;
+    --limit) return ;;
+    --attempt) return ;;
+    --tail) return ;;
+    --experiment|-e) return ;;
+    --name) return ;;
+    --buckets) return ;;
+    --url) return ;;
+    --md5) return ;;
+  esac
+  if [[ $word == -* ]]; then
+    COMPREPLY=($(compgen -W "$options" -- "$word"))
+  elif [[ -n $files ]]; then
+    compopt -o filenames 2>/dev/null
+    COMPREPLY=($(compgen -f -- "$word"))
+  else
+    COMPREPLY=($(compgen -W "$words" -- "$word"))
+  fi
+}
+complete -F _bitrung bitrung

@@ -1,0 +1,192 @@
+#compdef bitrung
+# Completion of bitrung for zsh.
+_bitrung() {
+  local -a commands
+  commands=(
+    'run:runs an experiment file here and shows the results'
+    'plan:shows what an experiment file would do; runs and creates nothing'
+    'submit:hands an experiment file to a server and returns'
+    'list:experiments, newest first'
+    'status:the jobs of an experiment and where each stands'
+    'watch:shows an experiment'\''s progress until it ends'
+    'wait:waits silently until an experiment ends; exit code 6 if a job failed'
+    'results:the table of accuracies'
+    'logs:what a job'\''s trainer printed'
+    'metrics:the series of one or more jobs'
+    'explain:why a job is where it is'
+    'cancel:stops an experiment, or jobs and what depends on them'
+    'retry:tries failed, cancelled and skipped jobs again'
+    'workers:workers, their slots and what they do'
+    'drain:gives a worker no new jobs'
+    'data:fetches and checks data sets'
+    'version:version of the command line, and of the server if one is named'
+    'completion:prints a completion script for a shell'
+  )
+  if (( CURRENT == 2 )); then
+    _describe command commands
+    return
+  fi
+  local command=$words[2]
+  shift words
+  (( CURRENT-- ))
+  case $command in
+    run)
+      _arguments \
+        '*--set[overrides a value of the file, e.g. defaults.epochs=1; may be repeated]:KEY=VALUE: ' \
+        '--data-dir[where the data sets lie (or BITRUNG_DATA_DIR; default ~/.cache/bitrung)]:DIR:_files -/' \
+        '--slots[jobs at a time (default\: one per device; on a CPU the cores are divided among them)]:N: ' \
+        '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
+        '--quiet[no progress; errors and results only]' \
+        '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
+        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
+        ':FILE:_files' \
+        '--help[this text]' ;;
+    plan)
+      _arguments \
+        '*--set[overrides a value of the file, e.g. defaults.epochs=1; may be repeated]:KEY=VALUE: ' \
+        '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
+        '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
+        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
+        ':FILE:_files' \
+        '--help[this text]' ;;
+    submit)
+      _arguments \
+        '*--set[overrides a value of the file, e.g. defaults.epochs=1; may be repeated]:KEY=VALUE: ' \
+        '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
+        '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
+        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
+        ':FILE:_files' \
+        '--help[this text]' ;;
+    list)
+      _arguments \
+        '--limit[at most N (default 20, 0 for all)]:N: ' \
+        '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
+        '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
+        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
+        '::NAME: ' \
+        '--help[this text]' ;;
+    status)
+      _arguments \
+        '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
+        '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
+        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
+        '::EXPERIMENT: ' \
+        '--help[this text]' ;;
+    watch)
+      _arguments \
+        '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
+        '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
+        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
+        '::EXPERIMENT: ' \
+        '--help[this text]' ;;
+    wait)
+      _arguments \
+        '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
+        '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
+        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
+        '::EXPERIMENT: ' \
+        '--help[this text]' ;;
+    results)
+      _arguments \
+        '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
+        '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
+        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
+        '::EXPERIMENT: ' \
+        '--help[this text]' ;;
+    logs)
+      _arguments \
+        '--follow[goes on until the job ends]' \
+        '--attempt[only this attempt, counted from 1]:N: ' \
+        '--tail[only the last N lines]:N: ' \
+        '--experiment[experiment of jobs that are given by name alone (default\: the newest)]:EXPERIMENT: ' \
+        '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
+        '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
+        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
+        '*:JOB: ' \
+        '--help[this text]' ;;
+    metrics)
+      _arguments \
+        '*--name[e.g. train_loss; may be repeated]:SERIES: ' \
+        '--buckets[at most N points per series, 1 to 10000]:N: ' \
+        '--experiment[experiment of jobs that are given by name alone (default\: the newest)]:EXPERIMENT: ' \
+        '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
+        '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
+        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
+        '*:JOB: ' \
+        '--help[this text]' ;;
+    explain)
+      _arguments \
+        '--experiment[experiment of jobs that are given by name alone (default\: the newest)]:EXPERIMENT: ' \
+        '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
+        '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
+        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
+        '*:JOB: ' \
+        '--help[this text]' ;;
+    cancel)
+      _arguments \
+        '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
+        '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
+        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
+        ':EXPERIMENT: ' \
+        '*:JOB: ' \
+        '--help[this text]' ;;
+    retry)
+      _arguments \
+        '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
+        '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
+        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
+        ':EXPERIMENT: ' \
+        '*:JOB: ' \
+        '--help[this text]' ;;
+    workers)
+      _arguments \
+        '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
+        '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
+        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
+        '--help[this text]' ;;
+    drain)
+      _arguments \
+        '--off[gives it jobs again]' \
+        '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
+        '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
+        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
+        ':WORKER: ' \
+        '--help[this text]' ;;
+    data)
+      _arguments \
+        '--data-dir[where the data sets lie (or BITRUNG_DATA_DIR; default ~/.cache/bitrung)]:DIR:_files -/' \
+        '--url[another place to fetch the official archive from]:URL: ' \
+        '--md5[checksum of the archive there, if it is a repacked one]:HEX: ' \
+        '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
+        '--quiet[no progress; errors and results only]' \
+        ':ACTION:(fetch list check)' \
+        '::DATASET:(cifar10 cifar100)' \
+        '--help[this text]' ;;
+    version)
+      _arguments \
+        '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
+        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
+        '--help[this text]' ;;
+    completion)
+      _arguments \
+        ':SHELL:(bash zsh fish)' \
+        '--help[this text]' ;;
+  esac
+}
+if [[ $zsh_eval_context[-1] == loadautofunc ]]; then _bitrung "$@"; else compdef _bitrung bitrung; fi

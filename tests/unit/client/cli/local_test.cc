@@ -1,0 +1,177 @@
+// What touches this machine only: state directories, token files, exit codes, restarts, child
+// processes.
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
+#include "client/cli/child_process.h"
+#include "client/cli/connection.h"
+#include "client/cli/exit_code.h"
+#include "client/cli/private_programs.h"
+#include "client/cli/session.h"
+#include "client/cli/state_directory.h"
+#include "db/base/digest.h"
+#include "db/base/status.h"
+#include "tests/unit/client/cli/temporary.h"
+
+namespace bitrung::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+TEST(StateDirectory, ShortPath_KeepsTheSocketInside) {
+  const TemporaryFolder folder;
+  const StateDirectory directory(folder.path() / "state" / ".." / "state/");
+  EXPECT_EQ(directory.path, folder.path() / "state");
+  EXPECT_EQ(directory.socket(), folder.path() / "state" / "server.sock");
+  EXPECT_FALSE(directory.socket_answers());
+  EXPECT_TRUE(directory.create().ok());
+  EXPECT_TRUE(fs::is_directory(folder.path() / "state" / "logs"));
+}
+
+TEST(StateDirectory, LongPath_GetsAShortSocketOfItsOwn) {
+  const TemporaryFolder folder;
+  const EnvironmentVariable runtime("XDG_RUNTIME_DIR", folder.path().string());
+  const StateDirectory directory(folder.path() / std::string(120, 'x'));
+  const fs::path parent = folder.path() / ("bitrung-" + std::to_string(::getuid()));
+  EXPECT_EQ(directory.socket(),
+            parent / (sha256(directory.path.string()).hex().substr(0, 16) + ".sock"));
+  ASSERT_TRUE(directory.create().ok());
+  struct stat info {};
+  ASSERT_EQ(::stat(parent.c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777U, 0700U);
+
+  // Somebody else could have made it to listen in our place.
+  fs::permissions(parent, fs::perms::all);
+  const absl::Status status = directory.create();
+  EXPECT_TRUE(absl::IsPermissionDenied(status)) << status;
+  EXPECT_EQ(exit_code(status), ExitCode::kRefused);
+}
+
+TEST(TokenFile, IsTakenOnlyWhenItIsPrivate) {
+  const TemporaryFolder folder;
+  const fs::path file = folder.path() / "token";
+  std::ofstream(file) << "  secret-token\n";
+  fs::permissions(file, fs::perms::owner_read | fs::perms::owner_write);
+  EXPECT_EQ(*read_token_file(file), "secret-token");
+
+  fs::permissions(file, fs::perms::owner_read | fs::perms::owner_write | fs::perms::group_read);
+  const absl::Status open = read_token_file(file).status();
+  EXPECT_TRUE(absl::IsPermissionDenied(open));
+  EXPECT_NE(message(open).find("has mode 0640"), std::string_view::npos) << open;
+
+  EXPECT_TRUE(absl::IsNotFound(read_token_file(folder.path() / "none").status()));
+  const fs::path empty = folder.path() / "empty";
+  std::ofstream(empty) << "\n";
+  fs::permissions(empty, fs::perms::owner_read);
+  EXPECT_TRUE(absl::IsInvalidArgument(read_token_file(empty).status()));
+}
+
+TEST(Address, OnlyUnixAndHostWithPort) {
+  for (const char* good :
+       {"unix:/run/x.sock", "unix:rel.sock", "127.0.0.1:7410", "[::1]:80", "host:1"}) {
+    EXPECT_TRUE(Connection::make(good, "").ok()) << good;
+  }
+  for (const char* bad : {"", "unix:", "host", "host:", ":80", "host:0", "host:65536", "host:8o",
+                          "http://host:80", "host:123456"}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(Connection::make(bad, "").status())) << bad;
+  }
+  EXPECT_TRUE(
+      absl::IsInvalidArgument(Connection::make("unix:/" + std::string(107, 'x'), "").status()));
+}
+
+TEST(ServerChoice, CommandLineBeforeEnvironment) {
+  const EnvironmentVariable server("BITRUNG_SERVER", "unix:/from/environment");
+  EXPECT_EQ(choose_server({})->address, "unix:/from/environment");
+  Arguments named;
+  named.options["--server"] = {"host:1"};
+  EXPECT_EQ(choose_server(named)->address, "host:1");
+  Arguments directory;
+  directory.options["--state-dir"] = {"/tmp"};
+  EXPECT_EQ(choose_server(directory)->address, std::nullopt);
+}
+
+TEST(ExitCode, EveryStatusHasOne) {
+  EXPECT_EQ(exit_code(absl::OkStatus()), ExitCode::kDone);
+  EXPECT_EQ(exit_code(absl::InvalidArgumentError("")), ExitCode::kUsage);
+  EXPECT_EQ(exit_code(absl::NotFoundError("")), ExitCode::kNotFound);
+  EXPECT_EQ(exit_code(absl::UnauthenticatedError("")), ExitCode::kNotAuthenticated);
+  EXPECT_EQ(exit_code(absl::PermissionDeniedError("")), ExitCode::kRefused);
+  EXPECT_EQ(exit_code(absl::ResourceExhaustedError("")), ExitCode::kRefused);
+  EXPECT_EQ(exit_code(absl::UnavailableError("")), ExitCode::kUnreachable);
+  EXPECT_EQ(exit_code(absl::DeadlineExceededError("")), ExitCode::kUnreachable);
+  EXPECT_EQ(exit_code(absl::CancelledError("")), ExitCode::kInterrupted);
+  EXPECT_EQ(exit_code(absl::InternalError("")), ExitCode::kFailed);
+  // A full or forbidden disk is neither "unreachable" nor "refused".
+  EXPECT_EQ(exit_code(local_error(absl::UnavailableError(""))), ExitCode::kFailed);
+  EXPECT_EQ(exit_code(local_error(absl::PermissionDeniedError(""))), ExitCode::kFailed);
+  EXPECT_EQ(exit_code(local_error(absl::NotFoundError(""))), ExitCode::kNotFound);
+}
+
+TEST(RestartPolicy, FirstAtOnceThenLaterThenNever) {
+  RestartPolicy policy;
+  const RestartPolicy::Clock::time_point start{seconds(1000)};
+  EXPECT_EQ(policy.died(start), start);
+  EXPECT_EQ(policy.died(start + seconds(1)), start + milliseconds(1500));
+  EXPECT_EQ(policy.died(start + seconds(2)), start + seconds(3));
+  EXPECT_EQ(policy.died(start + seconds(3)), start + seconds(5));
+  EXPECT_EQ(policy.died(start + seconds(4)), std::nullopt);
+}
+
+TEST(RestartPolicy, OldDeathsAreForgotten) {
+  RestartPolicy policy;
+  RestartPolicy::Clock::time_point now{seconds(1000)};
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_EQ(policy.died(now), now) << i;
+    now += RestartPolicy::kWindow;
+  }
+}
+
+TEST(ChildProcess, LogsPipesAndEnds) {
+  const TemporaryFolder folder;
+  const fs::path log = folder.path() / "log";
+  auto child = ChildProcess::start(
+      {"/bin/sh", "-c", "echo out; echo words >&2; echo '  ' >&2; exit 3"}, log, true);
+  ASSERT_TRUE(child.ok()) << child.status();
+  EXPECT_TRUE(child->wait(seconds(20)));
+  EXPECT_EQ(child->ended(), "exit code 3");
+  char bytes[16] = {};
+  EXPECT_EQ(::read(child->output(), bytes, sizeof bytes), 4);
+  EXPECT_EQ(last_line(log), "words");
+  EXPECT_EQ(last_line(folder.path() / "none"), "");
+}
+
+TEST(ChildProcess, StopAsksFirstAndKillsAfterwards) {
+  const TemporaryFolder folder;
+  const fs::path log = folder.path() / "log";
+  auto polite = ChildProcess::start(
+      {"/bin/sh", "-c", "trap 'exit 0' TERM; echo ready; while :; do sleep 0.05; done"}, log, true);
+  ASSERT_TRUE(polite.ok());
+  char bytes[16] = {};
+  EXPECT_EQ(::read(polite->output(), bytes, sizeof bytes), 6);
+  polite->stop(seconds(20));
+  EXPECT_EQ(polite->ended(), "exit code 0");
+
+  auto stubborn = ChildProcess::start(
+      {"/bin/sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done"}, log, true);
+  ASSERT_TRUE(stubborn.ok());
+  EXPECT_EQ(::read(stubborn->output(), bytes, sizeof bytes), 6);
+  stubborn->stop(milliseconds(100));
+  EXPECT_EQ(stubborn->ended(), "signal 9");
+}
+
+TEST(ChildProcess, AMissingProgramIsAnError) {
+  const TemporaryFolder folder;
+  const auto child = ChildProcess::start({"/no/such/program"}, folder.path() / "log", false);
+  EXPECT_TRUE(absl::IsNotFound(child.status())) << child.status();
+  const auto found = find_program("bitrung-no-such-program");
+  EXPECT_TRUE(absl::IsNotFound(found.status()));
+}
+
+}  // namespace
+}  // namespace bitrung::cli
