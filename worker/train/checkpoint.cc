@@ -198,7 +198,7 @@ NetworkShape checkpoint_shape(const SafetensorsFile& file, const std::string& wh
   }
   Spec own;
   try {
-    own = parse_spec(written->second);
+    own = parse_spec(written->second, NumericsRule::kAny);
   } catch (const Failure& failure) {
     fail_user_error(what + ": its metadata bitrung.spec is not understood: " + failure.what());
   }

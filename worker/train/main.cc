@@ -1,7 +1,5 @@
 // bitrung-trainer: trains quantized networks, one job at a time.
 #include <charconv>
-#include <cstdio>
-#include <cstring>
 #include <filesystem>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -190,6 +188,11 @@ int run(const std::vector<std::string>& words) {
   if (arguments->inventory) {
     return print_inventory();
   }
+  if (!has_device(arguments->device)) {
+    usage_error("device " + arguments->device +
+                " is not here; bitrung-trainer --inventory lists those that are");
+    return kExitUsage;
+  }
   if (arguments->job) {
     AloneOptions options;
     options.device = arguments->device;
@@ -203,7 +206,7 @@ int run(const std::vector<std::string>& words) {
     options.resume = arguments->resume;
     return train_alone(options);
   }
-  return serve({arguments->device, arguments->threads, /*commands_fd=*/0, arguments->events_fd});
+  serve({arguments->device, arguments->threads, /*commands_fd=*/0, arguments->events_fd});
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 
 #include <array>
 #include <climits>
+#include <cstdlib>
 #include <fstream>
 
 #include "db/base/check.h"
@@ -90,12 +91,26 @@ void prepare_process(int threads) {
   ::mallopt(M_TRIM_THRESHOLD, INT_MAX);
   at::set_num_threads(threads);
   at::set_num_interop_threads(1);
+  // cuBLAS repeats its sums bit for bit only with this; it reads it when it is first used.
+  ::setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
   at::globalContext().setBenchmarkCuDNN(false);
   at::globalContext().setDeterministicCuDNN(true);
 }
 
 std::string libtorch_version() {
   return torch_version();
+}
+
+bool has_device(const std::string& device) {
+  if (device == "cpu") {
+    return true;
+  }
+  for (const DeviceInfo& info : list_devices()) {
+    if (info.device == device) {
+      return true;
+    }
+  }
+  return false;
 }
 
 std::vector<DeviceInfo> list_devices() {

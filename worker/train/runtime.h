@@ -20,6 +20,9 @@ void prepare_process(int threads);
 
 std::string libtorch_version();
 
+// Whether "cpu" or "cuda:N" is there to be used. Starts CUDA only for the latter.
+bool has_device(const std::string& device);
+
 // The CPU first, then each CUDA device that LibTorch can use.
 std::vector<DeviceInfo> list_devices();
 

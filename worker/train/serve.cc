@@ -1,13 +1,15 @@
 #include "worker/train/serve.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <condition_variable>
 #include <cstdio>
 #include <cstring>
@@ -17,7 +19,8 @@
 #include <iterator>
 #include <mutex>
 #include <nlohmann/json.hpp>
-#include <sstream>
+#include <string_view>
+#include <system_error>
 #include <thread>
 
 #include "worker/train/events.h"
@@ -34,6 +37,7 @@ using nlohmann::json;
 constexpr std::size_t kLineBytesMax = 1024 * 1024;
 // The agent sends the next job when the last one is answered; this much is for one that hurries.
 constexpr std::size_t kWaitingJobsMax = 16;
+constexpr std::chrono::seconds kTerminalInterval{5};
 
 // The fields of a `train` command. The spec is parsed later, so that a wrong one fails its own
 // attempt.
@@ -197,12 +201,12 @@ TrainCommand parse_train(const json& command) {
 // is worth more.
 class CommandReader {
  public:
-  CommandReader(const ServeOptions& options, Inbox& inbox, EventWriter& events, int signal_fd)
-      : options_(options), inbox_(inbox), events_(events), signal_fd_(signal_fd) {}
+  CommandReader(const ServeOptions& options, Inbox& inbox, EventWriter& events, int term_fd)
+      : options_(options), inbox_(inbox), events_(events), term_fd_(term_fd) {}
 
   // Ends the process at the end of input or at SIGTERM.
   [[noreturn]] void run() {
-    std::array<pollfd, 2> polled = {{{options_.commands_fd, POLLIN, 0}, {signal_fd_, POLLIN, 0}}};
+    std::array<pollfd, 2> polled = {{{options_.commands_fd, POLLIN, 0}, {term_fd_, POLLIN, 0}}};
     std::array<char, 64 * 1024> buffer{};
     while (true) {
       if (::poll(polled.data(), polled.size(), -1) < 0) {
@@ -296,19 +300,34 @@ class CommandReader {
   const ServeOptions& options_;
   Inbox& inbox_;
   EventWriter& events_;
-  const int signal_fd_;
+  const int term_fd_;
   std::string line_;
   bool too_long_ = false;
 };
 
-// SIGTERM becomes readable instead of ending the process between two system calls of a file's
-// rename.
-int open_term_signal() {
-  sigset_t signals;
-  ::sigemptyset(&signals);
-  ::sigaddset(&signals, SIGTERM);
-  ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  return ::signalfd(-1, &signals, SFD_CLOEXEC);
+// Where the handler of SIGTERM writes. A handler and not a blocked signal: libraries start threads
+// before main(), and one that does not block the signal would be ended by it.
+int term_write_fd = -1;
+
+void on_term(int) {
+  const int saved_errno = errno;
+  const ssize_t ignored = ::write(term_write_fd, "t", 1);  // A full pipe is readable already.
+  static_cast<void>(ignored);
+  errno = saved_errno;
+}
+
+// SIGTERM makes the returned descriptor readable.
+int open_term_pipe() {
+  std::array<int, 2> ends{};
+  if (::pipe2(ends.data(), O_CLOEXEC) != 0) {
+    throw std::system_error(errno, std::generic_category(), "pipe2");
+  }
+  term_write_fd = ends[1];
+  struct sigaction action {};
+  action.sa_handler = on_term;
+  action.sa_flags = SA_RESTART;
+  ::sigaction(SIGTERM, &action, nullptr);
+  return ends[0];
 }
 
 // Prints a line for people now and then.
@@ -339,6 +358,10 @@ class TerminalObserver : public EventObserver {
 
   void progress(const Progress& progress) override {
     EventObserver::progress(progress);
+    if (std::chrono::steady_clock::now() - last_line_ < kTerminalInterval) {
+      return;
+    }
+    last_line_ = std::chrono::steady_clock::now();
     std::array<char, 160> text{};
     std::snprintf(text.data(), text.size(),
                   "epoch %lld of %lld, step %lld of %lld, %.0f images/s, %.0f s left",
@@ -347,19 +370,22 @@ class TerminalObserver : public EventObserver {
                   progress.images_per_second, progress.eta_seconds.value_or(0.0));
     log_line(text.data());
   }
+
+ private:
+  std::chrono::steady_clock::time_point last_line_;
 };
 
 }  // namespace
 
-int serve(const ServeOptions& options) {
+void serve(const ServeOptions& options) {
   ::signal(SIGPIPE, SIG_IGN);
-  const int signal_fd = open_term_signal();
+  const int term_fd = open_term_pipe();
   prepare_process(options.threads);
   EventWriter events(options.events_fd);
   Inbox inbox;
   DatasetCache datasets;
   events.ready(libtorch_version(), options.device, options.threads);
-  CommandReader reader(options, inbox, events, signal_fd);
+  CommandReader reader(options, inbox, events, term_fd);
   // The reader ends with the process, and only with it.
   std::thread([&reader] { reader.run(); }).detach();
   while (true) {

@@ -15,10 +15,9 @@ struct ServeOptions {
 };
 
 // Serves commands until they end or SIGTERM comes; then leaves the process at once with status 0,
-// even in the middle of a training. Returns only with a status for main() when the device cannot be
-// used any more (kExitDeviceFault). Trains in the calling thread, reads commands in one of its own.
-// Call before any other thread exists, since it blocks SIGTERM for all threads.
-int serve(const ServeOptions& options);
+// even in the middle of a training. Leaves with kExitDeviceFault after a fault of a GPU, which this
+// process could not use again. Trains in the calling thread, reads commands in one of its own.
+[[noreturn]] void serve(const ServeOptions& options);
 
 inline constexpr int kExitDeviceFault = 3;
 

@@ -308,7 +308,7 @@ std::string_view init_name(Init init) {
 
 }  // namespace
 
-Spec parse_spec(std::string_view text) {
+Spec parse_spec(std::string_view text, NumericsRule rule) {
   json document;
   try {
     document = json::parse(text);
@@ -320,7 +320,7 @@ Spec parse_spec(std::string_view text) {
   reader.one_of("kind", std::array<std::string_view, 1>{"train"});
   const std::int64_t numerics =
       reader.integer("numerics", 0, std::numeric_limits<std::int64_t>::max());
-  if (numerics != kNumerics) {
+  if (rule == NumericsRule::kMustBeOurs && numerics != kNumerics) {
     fail_user_error("spec: numerics is " + std::to_string(numerics) + ", this trainer's is " +
                     std::to_string(kNumerics) +
                     "; give the job to a worker of that version or submit it again");

@@ -87,9 +87,13 @@ struct Spec {
   std::string init_artifact;  // Set exactly when init is kArtifact.
 };
 
+// A spec to train by must be of this trainer's numerics; the one inside a checkpoint only says
+// what it holds.
+enum class NumericsRule { kMustBeOurs, kAny };
+
 // Reads a spec from JSON text. Throws Failure(kUserError) that names the key, the value and what is
 // allowed.
-Spec parse_spec(std::string_view json);
+Spec parse_spec(std::string_view json, NumericsRule rule = NumericsRule::kMustBeOurs);
 
 // The one text of a spec: keys sorted, no white space, numbers in their shortest exact form.
 std::string canonical_spec(const Spec& spec);
