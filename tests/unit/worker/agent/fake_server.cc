@@ -215,6 +215,9 @@ void FakeServer::handle(const v1::OpenSessionRequest& request, Stream* stream) {
     case Statement::kDatasets:
       datasets_.assign(request.datasets().datasets().begin(), request.datasets().datasets().end());
       break;
+    case Statement::kStopping:
+      stopping_ = true;
+      break;
     case Statement::STATEMENT_NOT_SET:
       mistakes_.push_back("an empty statement");
       break;

@@ -69,6 +69,7 @@ class FakeServer {
   const AttemptRecord& attempt(const std::string& key) const;
   std::size_t sessions() const { return hellos_.size(); }
   bool connected() const { return stream_ != nullptr; }
+  bool stopping() const { return stopping_; }
   const v1::Hello& hello() const { return hellos_.back(); }
   const std::vector<std::string>& mistakes() const { return mistakes_; }
   const std::vector<v1::Dataset>& datasets() const { return datasets_; }
@@ -91,6 +92,7 @@ class FakeServer {
   Stream* stream_ = nullptr;
   grpc::ServerContext* context_ = nullptr;
   std::int64_t term_ = 1;
+  bool stopping_ = false;
   bool hold_replies_ = false;
   bool hold_outcome_replies_ = false;
   std::set<std::string> fenced_;

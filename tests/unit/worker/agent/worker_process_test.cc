@@ -294,6 +294,7 @@ TEST_F(WorkerProcessTest, Termination_PreemptsAndKeepsTheResumeState) {
   wait([](const FakeServer& s) { return s.attempt("1-1").checkpoints.size() == 1; });
   kill_worker(SIGTERM);
   EXPECT_EQ(wait_for_worker(), 0);
+  EXPECT_TRUE(server_.stopping());
   const AttemptRecord& attempt = server_.attempt("1-1");
   ASSERT_EQ(attempt.outcomes.size(), 1U);
   EXPECT_EQ(attempt.outcomes[0].failed().failure_class(), v1::FAILURE_CLASS_PREEMPTED);
