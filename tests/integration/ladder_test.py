@@ -99,7 +99,7 @@ class LadderTest(BitrungTest):
             "           synthetic: {train_images: 512, test_images: 128, seed: 1}}\n"
             "jobs:\n"
             "  good: {bits: 4}\n"
-            "  bad: {bits: 32, optimizer: {learning_rate: 1000}}\n"
+            "  bad: {bits: 32, batch_size: 16, optimizer: {learning_rate: 1000, weight_decay: 1}}\n"
             "  student: {bits: 4, teacher: bad}\n")
         done = self.bitrung("run", file, "--output", "json", expect=6)
         jobs = {job["name"]: job for job in json.loads(done.stdout)["jobs"]}
