@@ -1,7 +1,9 @@
-// Immutable files named by their SHA-256 in one directory: the server's artifacts and the worker's cache.
+// Immutable files named by their SHA-256 in one directory: the server's artifacts and the worker's
+// cache.
 //
-// Written under a temporary name, hashed, synced, renamed, directory synced: what is visible is complete and verified.
-// Names never come from outside: only digests become paths. Thread-safe; several processes may share a directory.
+// Written under a temporary name, hashed, synced, renamed, directory synced: what is visible is
+// complete and verified. Names never come from outside: only digests become paths. Thread-safe;
+// several processes may share a directory.
 #pragma once
 
 #include <cstdint>
@@ -36,19 +38,21 @@ class ArtifactStore {
   // Bytes of an unfinished upload of this digest; 0 when there is none.
   std::uint64_t partial_size(const Digest& sha256) const;
 
-  // An upload in progress. Unless commit() succeeded, the bytes written stay as a partial, to be continued.
-  // Only one writer per digest at a time: a second begin() for it is ABORTED.
+  // An upload in progress. Unless commit() succeeded, the bytes written stay as a partial, to be
+  // continued. Only one writer per digest at a time: a second begin() for it is ABORTED.
   class Upload {
    public:
     virtual ~Upload() = default;
     // RESOURCE_EXHAUSTED on a full disk or beyond the announced size.
     virtual absl::Status append(std::string_view bytes) = 0;
-    // Checks size and digest, makes it durable and visible. A mismatch deletes the partial (DATA_LOSS).
+    // Checks size and digest, makes it durable and visible. A mismatch deletes the partial
+    // (DATA_LOSS).
     virtual absl::Status commit() = 0;
   };
   // Starts at `offset`, which must equal partial_size() (0 discards an old partial), otherwise
   // FAILED_PRECONDITION. size_bytes is of the whole. ALREADY_EXISTS if the artifact is complete.
-  absl::StatusOr<std::unique_ptr<Upload>> begin(const Digest& sha256, std::uint64_t size_bytes, std::uint64_t offset);
+  absl::StatusOr<std::unique_ptr<Upload>> begin(const Digest& sha256, std::uint64_t size_bytes,
+                                                std::uint64_t offset);
 
   // Takes a copy of a file; returns its digest and size. Fine if the same bytes are there already.
   struct Stored {
@@ -57,17 +61,19 @@ class ArtifactStore {
   };
   absl::StatusOr<Stored> put_file(const std::filesystem::path& file);
 
-  // Opens for reading and checks nothing; verify() reads all and compares the digest (DATA_LOSS on a mismatch, and the
-  // file is moved aside so that it is never served again).
+  // Opens for reading and checks nothing; verify() reads all and compares the digest (DATA_LOSS on
+  // a mismatch, and the file is moved aside so that it is never served again).
   absl::StatusOr<FileDescriptor> open_for_read(const Digest& sha256) const;
   absl::Status verify(const Digest& sha256);
   // Marks as just used, for those who hand out path() without open_for_read(). Fine if absent.
   void touch(const Digest& sha256) const;
 
-  // Removes least recently used artifacts until at most `bytes_max` remain; for caches only. Files opened meanwhile stay
-  // readable. Returns the bytes removed. `keep` is asked for each candidate; true spares it. It may be null.
-  // The last use is the file's access time, set by open_for_read(), touch(), verify() and put_file().
-  absl::StatusOr<std::uint64_t> shrink_to(std::uint64_t bytes_max, bool (*keep)(const Digest&, void*), void* context);
+  // Removes least recently used artifacts until at most `bytes_max` remain; for caches only. Files
+  // opened meanwhile stay readable. Returns the bytes removed. `keep` is asked for each candidate;
+  // true spares it. It may be null. The last use is the file's access time, set by open_for_read(),
+  // touch(), verify() and put_file().
+  absl::StatusOr<std::uint64_t> shrink_to(std::uint64_t bytes_max,
+                                          bool (*keep)(const Digest&, void*), void* context);
 
  private:
   explicit ArtifactStore(std::filesystem::path directory) : directory_(std::move(directory)) {}

@@ -1,10 +1,13 @@
-// What the server keeps, durable in one SQLite file: experiments, jobs, attempts, series, logs, workers.
+// What the server keeps, durable in one SQLite file: experiments, jobs, attempts, series, logs,
+// workers.
 //
-// Store is the one writer: one connection, one thread, one transaction per turn of the engine. StoreReader is a separate
-// read-only connection with its own snapshot per call; any number may live beside the writer. Neither knows how jobs are
-// scheduled, but the schema defends what must never happen (two winners, two live attempts of a job, a changed winner).
+// Store is the one writer: one connection, one thread, one transaction per turn of the engine.
+// StoreReader is a separate read-only connection with its own snapshot per call; any number may
+// live beside the writer. Neither knows how jobs are scheduled, but the schema defends what must
+// never happen (two winners, two live attempts of a job, a changed winner).
 //
-// Every error of the writer is final for the process: memory is ahead of the disk by then. The caller stops.
+// Every error of the writer is final for the process: memory is ahead of the disk by then. The
+// caller stops.
 #pragma once
 
 #include <cstddef>
@@ -28,9 +31,10 @@ inline constexpr std::string_view kDatabaseFile = "bitrung.db";
 // The writer. Not thread-safe; owned by the engine's thread.
 class Store {
  public:
-  // Opens or creates the file, applies migrations (all or nothing), raises the term by one. A file written by a newer
-  // program is refused (FAILED_PRECONDITION) before anything is changed; damage is DATA_LOSS. A second
-  // Store on the same directory is FAILED_PRECONDITION: a lock file is held until this one is destroyed.
+  // Opens or creates the file, applies migrations (all or nothing), raises the term by one. A file
+  // written by a newer program is refused (FAILED_PRECONDITION) before anything is changed; damage
+  // is DATA_LOSS. A second Store on the same directory is FAILED_PRECONDITION: a lock file is held
+  // until this one is destroyed.
   static absl::StatusOr<std::unique_ptr<Store>> open(const std::filesystem::path& state_directory);
 
   virtual ~Store() = default;
@@ -48,8 +52,8 @@ class Store {
 
   virtual absl::Status insert_experiment(const ExperimentRow& row) = 0;
   virtual absl::Status insert_job(const JobSpecRow& spec, const JobStateRow& state) = 0;
-  // Writes the changeable columns and gives the job the next value of the change counter. Refuses (INTERNAL, through the
-  // schema) to change a succeeded job's result.
+  // Writes the changeable columns and gives the job the next value of the change counter. Refuses
+  // (INTERNAL, through the schema) to change a succeeded job's result.
   virtual absl::Status update_job(const JobStateRow& state) = 0;
   virtual absl::Status set_experiment_finished(ExperimentId id, std::int64_t finished_at_ms) = 0;
   // Inserts or updates by (job, attempt).
@@ -57,32 +61,39 @@ class Store {
   virtual absl::Status insert_pin(const PinRow& row) = 0;
   // Inserts or updates by id.
   virtual absl::Status save_worker(const WorkerRow& row) = 0;
-  virtual absl::Status record_artifact(const Digest& sha256, std::uint64_t size_bytes, std::int64_t now_ms) = 0;
+  virtual absl::Status record_artifact(const Digest& sha256, std::uint64_t size_bytes,
+                                       std::int64_t now_ms) = 0;
 
-  // Appends points first_sequence, first_sequence+1, …; those at or below the attempt's watermark are skipped (a repeat),
-  // a gap above it is OUT_OF_RANGE and changes nothing. Returns the new watermark. Sequences start at 1. A point without
-  // a series name or with a value that is not finite is INVALID_ARGUMENT, an attempt that was never saved is NOT_FOUND;
-  // both change nothing either.
+  // Appends points first_sequence, first_sequence+1, …; those at or below the attempt's watermark
+  // are skipped (a repeat), a gap above it is OUT_OF_RANGE and changes nothing. Returns the new
+  // watermark. Sequences start at 1. A point without a series name or with a value that is not
+  // finite is INVALID_ARGUMENT, an attempt that was never saved is NOT_FOUND; both change nothing
+  // either.
   virtual absl::StatusOr<std::uint64_t> append_points(JobId job, std::uint32_t attempt,
                                                       std::uint64_t first_sequence,
                                                       const std::vector<PointRow>& points) = 0;
   // The same for log lines; LogRow::line and attempt are ignored on input.
-  virtual absl::StatusOr<std::uint64_t> append_logs(JobId job, std::uint32_t attempt, std::uint64_t first_line,
+  virtual absl::StatusOr<std::uint64_t> append_logs(JobId job, std::uint32_t attempt,
+                                                    std::uint64_t first_line,
                                                     const std::vector<LogRow>& lines) = 0;
 
   // Look-ups of the engine itself; see uncommitted rows of the running turn.
-  virtual absl::StatusOr<std::optional<ExperimentRow>> find_request(std::string_view request_id) = 0;
+  virtual absl::StatusOr<std::optional<ExperimentRow>> find_request(
+      std::string_view request_id) = 0;
   // Newest experiment of this name and graph that has a job which is not terminal.
-  virtual absl::StatusOr<std::optional<ExperimentId>> find_active(std::string_view name, const Digest& graph_sha256) = 0;
+  virtual absl::StatusOr<std::optional<ExperimentId>> find_active(std::string_view name,
+                                                                  const Digest& graph_sha256) = 0;
   virtual absl::StatusOr<std::string> spec_json(JobId id) = 0;
   // "experiment/job", for people.
   virtual absl::StatusOr<std::string> display_name(JobId id) = 0;
 };
 
-// Read-only connection. Thread-safe: calls are serialised inside; each sees one consistent snapshot.
+// Read-only connection. Thread-safe: calls are serialised inside; each sees one consistent
+// snapshot.
 class StoreReader {
  public:
-  static absl::StatusOr<std::unique_ptr<StoreReader>> open(const std::filesystem::path& state_directory);
+  static absl::StatusOr<std::unique_ptr<StoreReader>> open(
+      const std::filesystem::path& state_directory);
 
   virtual ~StoreReader() = default;
 
@@ -90,32 +101,42 @@ class StoreReader {
   virtual absl::StatusOr<ExperimentRow> experiment(std::string_view reference) = 0;
   virtual absl::StatusOr<ExperimentRow> experiment(ExperimentId id) = 0;
   // Newest first; ids below `before` (0 for all); of this name, or all if empty.
-  virtual absl::StatusOr<std::vector<ExperimentRow>> experiments(std::size_t limit, std::int64_t before,
+  virtual absl::StatusOr<std::vector<ExperimentRow>> experiments(std::size_t limit,
+                                                                 std::int64_t before,
                                                                  std::string_view name) = 0;
   virtual absl::StatusOr<ExperimentCounts> counts(ExperimentId id) = 0;
 
   // Jobs of an experiment with ids above `after`, by id.
-  virtual absl::StatusOr<std::vector<JobRow>> jobs(ExperimentId id, std::size_t limit, std::int64_t after) = 0;
+  virtual absl::StatusOr<std::vector<JobRow>> jobs(ExperimentId id, std::size_t limit,
+                                                   std::int64_t after) = 0;
   // Jobs of an experiment with a change counter above `cursor`, by counter.
-  virtual absl::StatusOr<std::vector<JobRow>> changed_jobs(ExperimentId id, std::int64_t cursor, std::size_t limit) = 0;
+  virtual absl::StatusOr<std::vector<JobRow>> changed_jobs(ExperimentId id, std::int64_t cursor,
+                                                           std::size_t limit) = 0;
   virtual absl::StatusOr<JobRow> job(JobId id) = 0;
   // By name or alias. NOT_FOUND with the nearest names otherwise.
   virtual absl::StatusOr<JobRow> job(ExperimentId id, std::string_view job_name) = 0;
   virtual absl::StatusOr<std::string> job_name(JobId id) = 0;
   virtual absl::StatusOr<std::vector<AttemptRow>> attempts(JobId id) = 0;
 
-  // Names of the series with their summaries; points too if asked. Empty `names` means all. By attempt, then name.
-  virtual absl::StatusOr<std::vector<SeriesRow>> series(JobId id, const std::vector<std::string>& names,
+  // Names of the series with their summaries; points too if asked. Empty `names` means all. By
+  // attempt, then name.
+  virtual absl::StatusOr<std::vector<SeriesRow>> series(JobId id,
+                                                        const std::vector<std::string>& names,
                                                         bool with_points) = 0;
-  // Lines of a job after (attempt, line), in order; attempt 0 and line 0 for the first. only_attempt 0 means all.
-  virtual absl::StatusOr<std::vector<LogRow>> logs(JobId id, std::uint32_t only_attempt, std::uint32_t after_attempt,
+  // Lines of a job after (attempt, line), in order; attempt 0 and line 0 for the first.
+  // only_attempt 0 means all.
+  virtual absl::StatusOr<std::vector<LogRow>> logs(JobId id, std::uint32_t only_attempt,
+                                                   std::uint32_t after_attempt,
                                                    std::uint64_t after_line, std::size_t limit) = 0;
   virtual absl::StatusOr<std::uint64_t> log_count(JobId id, std::uint32_t only_attempt) = 0;
 
   // Succeeded jobs whose canonical options have this digest, newest first (for plans).
-  virtual absl::StatusOr<std::vector<JobRow>> succeeded_with_spec(const Digest& spec_sha256, std::size_t limit) = 0;
-  // Succeeded jobs of the same network and data set, newest first (for "why not cached" and for estimates).
-  virtual absl::StatusOr<std::vector<JobRow>> succeeded_like(std::string_view model, std::string_view dataset,
+  virtual absl::StatusOr<std::vector<JobRow>> succeeded_with_spec(const Digest& spec_sha256,
+                                                                  std::size_t limit) = 0;
+  // Succeeded jobs of the same network and data set, newest first (for "why not cached" and for
+  // estimates).
+  virtual absl::StatusOr<std::vector<JobRow>> succeeded_like(std::string_view model,
+                                                             std::string_view dataset,
                                                              std::size_t limit) = 0;
   virtual absl::StatusOr<std::vector<PinRow>> pins(ExperimentId id) = 0;
   virtual absl::StatusOr<std::vector<WorkerRow>> workers() = 0;

@@ -1,5 +1,6 @@
-// The words of the system as types: states, failure classes, numbers of things. Shared by core, engine, store and
-// adapters, so that a state has one spelling in SQL, JSON, logs and C++. Plain data; standard library only.
+// The words of the system as types: states, failure classes, numbers of things. Shared by core,
+// engine, store and adapters, so that a state has one spelling in SQL, JSON, logs and C++. Plain
+// data; standard library only.
 #pragma once
 
 #include <cstdint>
@@ -18,10 +19,18 @@ enum class SessionId : std::int64_t {};
 // Number of a try of a job, counted from 1: the fencing token. 0 means none yet.
 enum class AttemptNumber : std::uint32_t {};
 
-constexpr std::int64_t number(ExperimentId id) { return static_cast<std::int64_t>(id); }
-constexpr std::int64_t number(JobId id) { return static_cast<std::int64_t>(id); }
-constexpr std::int64_t number(SessionId id) { return static_cast<std::int64_t>(id); }
-constexpr std::uint32_t number(AttemptNumber attempt) { return static_cast<std::uint32_t>(attempt); }
+constexpr std::int64_t number(ExperimentId id) {
+  return static_cast<std::int64_t>(id);
+}
+constexpr std::int64_t number(JobId id) {
+  return static_cast<std::int64_t>(id);
+}
+constexpr std::int64_t number(SessionId id) {
+  return static_cast<std::int64_t>(id);
+}
+constexpr std::uint32_t number(AttemptNumber attempt) {
+  return static_cast<std::uint32_t>(attempt);
+}
 
 enum class JobState : std::uint8_t {
   kBlocked,
@@ -35,7 +44,14 @@ enum class JobState : std::uint8_t {
   kSkipped,
 };
 
-enum class AttemptState : std::uint8_t { kOffered, kRunning, kSucceeded, kFailed, kCancelled, kLost };
+enum class AttemptState : std::uint8_t {
+  kOffered,
+  kRunning,
+  kSucceeded,
+  kFailed,
+  kCancelled,
+  kLost
+};
 
 enum class ExperimentState : std::uint8_t { kActive, kSucceeded, kFailed, kCancelled };
 
@@ -68,8 +84,8 @@ std::optional<InputRole> parse_input_role(std::string_view text);
 
 // Nothing more will happen to it unless a person asks for a retry.
 constexpr bool is_terminal(JobState state) {
-  return state == JobState::kSucceeded || state == JobState::kFailed || state == JobState::kCancelled ||
-         state == JobState::kSkipped;
+  return state == JobState::kSucceeded || state == JobState::kFailed ||
+         state == JobState::kCancelled || state == JobState::kSkipped;
 }
 
 // Letters, digits and . _ = - only, 1 to 128 of them: names of experiments, jobs and entries.

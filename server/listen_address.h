@@ -19,7 +19,8 @@ class ListenAddress {
   std::string text_with_port(int port) const;
   // For gRPC.
   std::string grpc_address() const { return text_; }
-  // Removes a socket file that a killed server left. Only called when the state directory is locked.
+  // Removes a socket file that a killed server left. Only called when the state directory is
+  // locked.
   absl::Status remove_stale_socket() const;
 
  private:
@@ -29,7 +30,8 @@ class ListenAddress {
   std::string host_;            // Of TCP.
 };
 
-// "unix:PATH", "127.0.0.1:PORT", "localhost:PORT" or "[::1]:PORT". Any other host is refused: the wire is not encrypted.
+// "unix:PATH", "127.0.0.1:PORT", "localhost:PORT" or "[::1]:PORT". Any other host is refused: the
+// wire is not encrypted.
 absl::StatusOr<ListenAddress> parse_listen_address(std::string_view text);
 
 }  // namespace bitrung

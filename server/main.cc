@@ -14,13 +14,13 @@
 #include <thread>
 #include <vector>
 
-#include <CLI/CLI.hpp>
-#include <boost/asio/signal_set.hpp>
 #include <fmt/format.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
+#include <CLI/CLI.hpp>
+#include <boost/asio/signal_set.hpp>
 
 #include "db/artifacts.h"
 #include "db/base/status.h"
@@ -56,26 +56,31 @@ absl::StatusOr<FileDescriptor> lock_state_directory(const std::filesystem::path&
   FileDescriptor fd(::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!fd.valid()) return errno_status("open", file, errno);
   if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
-    return absl::FailedPreconditionError(fmt::format(
-        "another bitrung-server works on {}; stop it, or choose another --state-dir", directory.string()));
+    return absl::FailedPreconditionError(
+        fmt::format("another bitrung-server works on {}; stop it, or choose another --state-dir",
+                    directory.string()));
   }
   return fd;
 }
 
 absl::Status die_with_parent() {
   const pid_t parent = ::getppid();
-  if (::prctl(PR_SET_PDEATHSIG, SIGTERM) != 0) return absl::InternalError("prctl(PR_SET_PDEATHSIG) failed");
-  if (parent == 1 || ::getppid() != parent) return absl::CancelledError("the parent process has ended");
+  if (::prctl(PR_SET_PDEATHSIG, SIGTERM) != 0)
+    return absl::InternalError("prctl(PR_SET_PDEATHSIG) failed");
+  if (parent == 1 || ::getppid() != parent)
+    return absl::CancelledError("the parent process has ended");
   return absl::OkStatus();
 }
 
-std::unique_ptr<grpc::Server> start_grpc(const std::vector<ListenAddress>& addresses,
-                                         const std::vector<std::unique_ptr<grpc::Service>>& services,
-                                         std::vector<std::string>& listening, absl::Status& status) {
+std::unique_ptr<grpc::Server> start_grpc(
+    const std::vector<ListenAddress>& addresses,
+    const std::vector<std::unique_ptr<grpc::Service>>& services,
+    std::vector<std::string>& listening, absl::Status& status) {
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // Else two servers can share a port without an error.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT,
+                             0);  // Else two servers can share a port without an error.
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
@@ -83,7 +88,8 @@ std::unique_ptr<grpc::Server> start_grpc(const std::vector<ListenAddress>& addre
   builder.SetMaxReceiveMessageSize(kMessageBytesMax);
   std::vector<int> ports(addresses.size(), 0);
   for (std::size_t i = 0; i < addresses.size(); ++i) {
-    builder.AddListeningPort(addresses[i].grpc_address(), grpc::InsecureServerCredentials(), &ports[i]);
+    builder.AddListeningPort(addresses[i].grpc_address(), grpc::InsecureServerCredentials(),
+                             &ports[i]);
   }
   for (const auto& service : services) builder.RegisterService(service.get());
   const mode_t old_mask = ::umask(0177);  // The socket is for this user alone.
@@ -91,9 +97,10 @@ std::unique_ptr<grpc::Server> start_grpc(const std::vector<ListenAddress>& addre
   ::umask(old_mask);
   for (std::size_t i = 0; i < addresses.size(); ++i) {
     if (server == nullptr || ports[i] == 0) {
-      status = absl::UnavailableError(fmt::format(
-          "cannot listen on {}: the port is in use or the address is not this machine's; choose another --listen",
-          addresses[i].text()));
+      status = absl::UnavailableError(
+          fmt::format("cannot listen on {}: the port is in use or the address is not this "
+                      "machine's; choose another --listen",
+                      addresses[i].text()));
       return nullptr;
     }
     listening.push_back(addresses[i].text_with_port(ports[i]));
@@ -111,8 +118,10 @@ absl::Status serve(const Options& options) {
     addresses.push_back(std::move(address));
   }
   BITRUNG_RETURN_IF_ERROR(make_directories(options.state_directory, 0700));
-  BITRUNG_ASSIGN_OR_RETURN(const FileDescriptor lock, lock_state_directory(options.state_directory));
-  for (const ListenAddress& address : addresses) BITRUNG_RETURN_IF_ERROR(address.remove_stale_socket());
+  BITRUNG_ASSIGN_OR_RETURN(const FileDescriptor lock,
+                           lock_state_directory(options.state_directory));
+  for (const ListenAddress& address : addresses)
+    BITRUNG_RETURN_IF_ERROR(address.remove_stale_socket());
 
   auth::Authority authority;
   if (needs_token) {
@@ -124,15 +133,18 @@ absl::Status serve(const Options& options) {
   }
 
   BITRUNG_ASSIGN_OR_RETURN(const auto store, db::Store::open(options.state_directory));
-  BITRUNG_ASSIGN_OR_RETURN(const auto engine_reader, db::StoreReader::open(options.state_directory));
+  BITRUNG_ASSIGN_OR_RETURN(const auto engine_reader,
+                           db::StoreReader::open(options.state_directory));
   BITRUNG_ASSIGN_OR_RETURN(const auto reader, db::StoreReader::open(options.state_directory));
-  BITRUNG_ASSIGN_OR_RETURN(db::ArtifactStore artifacts, db::ArtifactStore::open(options.state_directory / "artifacts"));
+  BITRUNG_ASSIGN_OR_RETURN(db::ArtifactStore artifacts,
+                           db::ArtifactStore::open(options.state_directory / "artifacts"));
 
   const auto clock = engine::make_system_clock();
   engine::Publisher publisher;
   core::Settings settings;
   settings.term = store->term();
-  settings.lease = std::chrono::milliseconds(static_cast<std::int64_t>(options.lease_seconds * 1000));
+  settings.lease =
+      std::chrono::milliseconds(static_cast<std::int64_t>(options.lease_seconds * 1000));
   absl::Status failure;
   engine::Engine engine(*store, *engine_reader, settings, *clock, publisher,
                         [&failure](const absl::Status& status) { failure = status; });
@@ -168,7 +180,8 @@ absl::Status serve(const Options& options) {
   const auto server = start_grpc(addresses, services, listening, status);
   if (status.ok()) {
     for (const std::string& address : listening) {
-      spdlog::info("listening on {} (term {}, state in {})", address, store->term(), options.state_directory.string());
+      spdlog::info("listening on {} (term {}, state in {})", address, store->term(),
+                   options.state_directory.string());
       fmt::print("listening on {}\n", address);
     }
     std::fflush(stdout);
@@ -201,14 +214,21 @@ int main(int argc, char** argv) {
       "Examples:\n"
       "  bitrung-server --state-dir /srv/bitrung --listen unix:/srv/bitrung/server.sock\n"
       "  bitrung-server --state-dir /srv/bitrung --listen 127.0.0.1:7420\n\n"
-      "A TCP listener is for this machine only and wants a token, written to STATE_DIR/token at the first start:\n"
-      "pass it to clients and workers with --token-file. Reach it from elsewhere through ssh -L 7420:127.0.0.1:7420 HOST.");
+      "A TCP listener is for this machine only and wants a token, written to STATE_DIR/token at "
+      "the first start:\n"
+      "pass it to clients and workers with --token-file. Reach it from elsewhere through ssh -L "
+      "7420:127.0.0.1:7420 HOST.");
   app.set_version_flag("--version", std::string("bitrung-server ") + BITRUNG_VERSION);
-  app.add_option("--state-dir", options.state_directory, "Where the database and the artifacts lie; created if missing")
+  app.add_option("--state-dir", options.state_directory,
+                 "Where the database and the artifacts lie; created if missing")
       ->required();
-  app.add_option("--listen", options.listen, "unix:PATH or 127.0.0.1:PORT (0 picks a free one); repeatable")->required();
-  app.add_option("--token-file", options.token_file, "Token for TCP clients; default STATE_DIR/token");
-  app.add_option("--lease", options.lease_seconds, "Seconds until the jobs of a silent worker are given to another")
+  app.add_option("--listen", options.listen,
+                 "unix:PATH or 127.0.0.1:PORT (0 picks a free one); repeatable")
+      ->required();
+  app.add_option("--token-file", options.token_file,
+                 "Token for TCP clients; default STATE_DIR/token");
+  app.add_option("--lease", options.lease_seconds,
+                 "Seconds until the jobs of a silent worker are given to another")
       ->check(CLI::Range(1.0, 86400.0))
       ->capture_default_str();
   app.add_option("--log-level", options.log_level, "trace, debug, info, warn or error")

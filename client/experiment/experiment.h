@@ -1,8 +1,9 @@
 // The experiment file: read, checked and expanded into a graph of jobs.
 //
-// The only YAML reader of the product. Nothing here talks to a server or knows how a job is run: a file and overrides go
-// in, a graph with one node per distinct training comes out, or one message that names file, line, value, what is
-// allowed and what to do. Thread-safe: functions of their arguments and the file system.
+// The only YAML reader of the product. Nothing here talks to a server or knows how a job is run: a
+// file and overrides go in, a graph with one node per distinct training comes out, or one message
+// that names file, line, value, what is allowed and what to do. Thread-safe: functions of their
+// arguments and the file system.
 #pragma once
 
 #include <cstddef>
@@ -23,9 +24,10 @@ namespace bitrung::client {
 // What a job takes from before it: another job of the graph, or a file outside.
 struct Input {
   InputRole role;
-  std::optional<std::size_t> job;                // Index in Graph::jobs.
-  std::optional<std::filesystem::path> file;     // Outside artifact, existing and readable; uploaded before a submit.
-  std::optional<Digest> file_sha256;             // Its digest; set exactly when file is.
+  std::optional<std::size_t> job;  // Index in Graph::jobs.
+  std::optional<std::filesystem::path>
+      file;  // Outside artifact, existing and readable; uploaded before a submit.
+  std::optional<Digest> file_sha256;  // Its digest; set exactly when file is.
 };
 
 // One distinct training.
@@ -35,15 +37,15 @@ struct Job {
   std::string spec_json;             // Canonical options; see worker/train/PROTOCOL.md.
   std::vector<Input> inputs;         // At most one per role; teacher first.
   std::uint32_t retries = 2;
-  double timeout_seconds = 0;        // 0 is unlimited.
+  double timeout_seconds = 0;  // 0 is unlimited.
   std::int32_t priority = 0;
   std::uint32_t devices = 1;
-  std::uint64_t memory_bytes = 0;    // 0 for any.
+  std::uint64_t memory_bytes = 0;  // 0 for any.
 
   // Headline options, as in spec_json, for tables.
   std::string model;
   std::string dataset;
-  std::string method;                // "dorefa", or "weights/activations" when they differ.
+  std::string method;  // "dorefa", or "weights/activations" when they differ.
   int weight_bits = 32;
   int activation_bits = 32;
   std::uint64_t seed = 0;
@@ -57,20 +59,24 @@ struct Graph {
   std::vector<Job> jobs;    // In file order; parents may come after children.
 };
 
-// "defaults.epochs=1" split at the first '='; the value is YAML ("[32, 4]", "{kind: cosine}", "cifar10").
+// "defaults.epochs=1" split at the first '='; the value is YAML ("[32, 4]", "{kind: cosine}",
+// "cifar10").
 using Override = std::pair<std::string, std::string>;
 absl::StatusOr<Override> parse_override(std::string_view text);
 
-// Reads, overrides, checks and expands. Errors are InvalidArgument (bad content, with file:line), NotFound (no file),
-// ResourceExhausted (a limit). Limits: 4 MiB file, 100,000 jobs, nesting 32.
-absl::StatusOr<Graph> load_experiment(const std::filesystem::path& file, const std::vector<Override>& overrides);
+// Reads, overrides, checks and expands. Errors are InvalidArgument (bad content, with file:line),
+// NotFound (no file), ResourceExhausted (a limit). Limits: 4 MiB file, 100,000 jobs, nesting 32.
+absl::StatusOr<Graph> load_experiment(const std::filesystem::path& file,
+                                      const std::vector<Override>& overrides);
 
-// The same from text; `display_name` stands for the file in messages, relative artifact paths start at `directory`.
+// The same from text; `display_name` stands for the file in messages, relative artifact paths start
+// at `directory`.
 absl::StatusOr<Graph> parse_experiment(std::string_view text, std::string_view display_name,
-                                       const std::filesystem::path& directory, const std::vector<Override>& overrides);
+                                       const std::filesystem::path& directory,
+                                       const std::vector<Override>& overrides);
 
-// Floating-point operations of the whole training of a job: 2 per multiply-accumulate, backward counted as twice the
-// forward, plus the teacher's forward. An estimate for people.
+// Floating-point operations of the whole training of a job: 2 per multiply-accumulate, backward
+// counted as twice the forward, plus the teacher's forward. An estimate for people.
 double training_flops(const Graph& graph, std::size_t job);
 
 // Jobs on the longest chain of inputs, e.g. 6 for a ladder of six rungs.

@@ -1,4 +1,5 @@
-// Checks of what the program itself promises; on in every build. Header only, standard library only.
+// Checks of what the program itself promises; on in every build. Header only, standard library
+// only.
 #pragma once
 
 #include <cstdio>
@@ -14,10 +15,11 @@ namespace bitrung {
 
 }  // namespace bitrung
 
-// Aborts unless the condition holds. For programmer errors only; expected failures are absl::Status.
-#define BITRUNG_CHECK(condition)                                   \
-  do {                                                             \
-    if (!(condition)) [[unlikely]] {                               \
-      ::bitrung::check_failed(#condition, __FILE__, __LINE__);     \
-    }                                                              \
+// Aborts unless the condition holds. For programmer errors only; expected failures are
+// absl::Status.
+#define BITRUNG_CHECK(condition)                               \
+  do {                                                         \
+    if (!(condition)) [[unlikely]] {                           \
+      ::bitrung::check_failed(#condition, __FILE__, __LINE__); \
+    }                                                          \
   } while (false)

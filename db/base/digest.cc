@@ -32,7 +32,9 @@ int hex_value(char c) {
 
 }  // namespace
 
-std::string Digest::hex() const { return to_hex(bytes.data(), bytes.size()); }
+std::string Digest::hex() const {
+  return to_hex(bytes.data(), bytes.size());
+}
 
 std::string_view Digest::raw() const {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};

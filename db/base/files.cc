@@ -19,7 +19,9 @@ FileDescriptor& FileDescriptor::operator=(FileDescriptor&& other) noexcept {
   return *this;
 }
 
-int FileDescriptor::release() { return std::exchange(fd_, -1); }
+int FileDescriptor::release() {
+  return std::exchange(fd_, -1);
+}
 
 void FileDescriptor::reset(int fd) {
   if (fd_ >= 0) ::close(fd_);
@@ -80,7 +82,8 @@ absl::Status write_all(int fd, std::string_view bytes, const std::filesystem::pa
   return absl::OkStatus();
 }
 
-absl::Status write_file_durably(const std::filesystem::path& path, std::string_view bytes, unsigned mode) {
+absl::Status write_file_durably(const std::filesystem::path& path, std::string_view bytes,
+                                unsigned mode) {
   std::filesystem::path temporary = path;
   temporary += fmt::format(".tmp.{}", ::getpid());
   FileDescriptor fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode));

@@ -34,14 +34,17 @@ class FileDescriptor {
 // everything else UNAVAILABLE.
 absl::Status errno_status(std::string_view what, const std::filesystem::path& path, int error);
 
-// Whole content of a regular file; refuses more than size_max bytes (RESOURCE_EXHAUSTED, naming both).
+// Whole content of a regular file; refuses more than size_max bytes (RESOURCE_EXHAUSTED, naming
+// both).
 absl::StatusOr<std::string> read_file(const std::filesystem::path& path, std::size_t size_max);
 
 // Writes all bytes to the descriptor, whatever the kernel takes at a time.
 absl::Status write_all(int fd, std::string_view bytes, const std::filesystem::path& path);
 
-// Replaces the file by `bytes` so that a crash leaves the old or the new content, never a mixture. Durable on return.
-absl::Status write_file_durably(const std::filesystem::path& path, std::string_view bytes, unsigned mode = 0644);
+// Replaces the file by `bytes` so that a crash leaves the old or the new content, never a mixture.
+// Durable on return.
+absl::Status write_file_durably(const std::filesystem::path& path, std::string_view bytes,
+                                unsigned mode = 0644);
 
 // Makes creations, renames and removals in the directory durable.
 absl::Status sync_directory(const std::filesystem::path& directory);

@@ -17,11 +17,11 @@ inline std::string_view message(const absl::Status& status) {
 }  // namespace bitrung
 
 // Returns the status of the expression from the enclosing function unless it is OK.
-#define BITRUNG_RETURN_IF_ERROR(expression)                      \
-  do {                                                           \
+#define BITRUNG_RETURN_IF_ERROR(expression)                                   \
+  do {                                                                        \
     if (::absl::Status bitrung_status = (expression); !bitrung_status.ok()) { \
-      return bitrung_status;                                     \
-    }                                                            \
+      return bitrung_status;                                                  \
+    }                                                                         \
   } while (false)
 
 #define BITRUNG_CONCAT_INNER(a, b) a##b

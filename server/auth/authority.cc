@@ -35,14 +35,17 @@ absl::StatusOr<std::string> load_or_create_token(const std::filesystem::path& fi
     return token;
   }
   if ((info.st_mode & 077) != 0) {
-    return absl::PermissionDeniedError(fmt::format(
-        "{} can be read by others (mode {:04o}); run: chmod 600 {}", file.string(), info.st_mode & 07777, file.string()));
+    return absl::PermissionDeniedError(
+        fmt::format("{} can be read by others (mode {:04o}); run: chmod 600 {}", file.string(),
+                    info.st_mode & 07777, file.string()));
   }
   BITRUNG_ASSIGN_OR_RETURN(const std::string text, read_file(file, kTokenFileBytesMax));
   const std::string_view token = trimmed(text);
   if (token.size() != kPrefix.size() + 64 || !token.starts_with(kPrefix)) {
-    return absl::InvalidArgumentError(fmt::format(
-        "{} does not hold a token (bitrung_ and 64 hex digits); delete it and the server writes a new one", file.string()));
+    return absl::InvalidArgumentError(
+        fmt::format("{} does not hold a token (bitrung_ and 64 hex digits); delete it and the "
+                    "server writes a new one",
+                    file.string()));
   }
   return std::string(token);
 }

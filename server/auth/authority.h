@@ -1,7 +1,8 @@
 // Who may speak to the server.
 //
-// A peer that comes through the unix socket is the same user (the socket's directory and mode say so). Any other peer
-// must show the server's token. There is no listener without authentication. Thread-safe.
+// A peer that comes through the unix socket is the same user (the socket's directory and mode say
+// so). Any other peer must show the server's token. There is no listener without authentication.
+// Thread-safe.
 #pragma once
 
 #include <filesystem>
@@ -16,8 +17,8 @@
 
 namespace bitrung::auth {
 
-// Reads the token file, or creates it (256 random bits, mode 0600) if it is missing. A file that others may read is
-// refused. The text is "bitrung_" and 64 hex digits.
+// Reads the token file, or creates it (256 random bits, mode 0600) if it is missing. A file that
+// others may read is refused. The text is "bitrung_" and 64 hex digits.
 absl::StatusOr<std::string> load_or_create_token(const std::filesystem::path& file);
 
 class Authority {

@@ -1,13 +1,15 @@
 // The coordinator's mind: graphs of jobs, workers and their leases, and who trains what next.
 //
-// Pure: no clock, no store, no network, no thread, no randomness. The engine feeds events one at a time, commits the rows
-// that the effects name, and only then performs the rest (messages). Deterministic: equal events at equal times give
-// equal effects. Total: any event in any state has an answer; a statement of a stale attempt is fenced and changes
-// nothing. Not thread-safe; the engine's thread owns the Core.
+// Pure: no clock, no store, no network, no thread, no randomness. The engine feeds events one at a
+// time, commits the rows that the effects name, and only then performs the rest (messages).
+// Deterministic: equal events at equal times give equal effects. Total: any event in any state has
+// an answer; a statement of a stale attempt is fenced and changes nothing. Not thread-safe; the
+// engine's thread owns the Core.
 //
-// An attempt number is the fencing token. It rises by one with each offer, so a worker that slept through its lease
-// cannot decide the outcome. Nothing but a lease that runs out, or a new session of the same worker that does not hold
-// the attempt, gives an attempt up: a closed connection alone decides nothing.
+// An attempt number is the fencing token. It rises by one with each offer, so a worker that slept
+// through its lease cannot decide the outcome. Nothing but a lease that runs out, or a new session
+// of the same worker that does not hold the attempt, gives an attempt up: a closed connection alone
+// decides nothing.
 #pragma once
 
 #include <chrono>
@@ -34,7 +36,8 @@ struct Now {
 
 struct Settings {
   std::chrono::milliseconds lease{60'000};
-  // Must exceed 2·r·lease/(1−r) plus the time to stop a trainer, for clocks whose rates differ by r: 5 % gives 9.3 s.
+  // Must exceed 2·r·lease/(1−r) plus the time to stop a trainer, for clocks whose rates differ by
+  // r: 5 % gives 9.3 s.
   std::chrono::milliseconds lease_margin{10'000};
   std::chrono::milliseconds retry_delay_first{1'000};  // Doubles with each retry used.
   std::chrono::milliseconds retry_delay_max{300'000};
@@ -51,16 +54,18 @@ struct AttemptKey {
 
 // ---- Events ----
 
-// A job of a graph to be added. The graph is checked: indices in range, at most one input per role, no cycle.
+// A job of a graph to be added. The graph is checked: indices in range, at most one input per role,
+// no cycle.
 struct NewJob {
   struct Parent {
     std::uint32_t index = 0;  // In the same submit.
     InputRole role{};
   };
-  Digest spec;              // SHA-256 of the canonical options.
+  Digest spec;  // SHA-256 of the canonical options.
   std::string dataset;
-  std::string cost_class;   // Jobs of one class take about as long per operation (network, bits, data set).
-  double flops = 0;         // 0 is unknown.
+  std::string
+      cost_class;  // Jobs of one class take about as long per operation (network, bits, data set).
+  double flops = 0;  // 0 is unknown.
   std::uint32_t numerics = 0;
   std::uint32_t retries = 0;
   std::int32_t priority = 0;
@@ -68,7 +73,8 @@ struct NewJob {
   std::vector<Parent> parents;
   std::vector<std::pair<InputRole, Digest>> artifacts;
 };
-// The cost class of a job: its network, data set and bits. A restart derives it again from the stored row.
+// The cost class of a job: its network, data set and bits. A restart derives it again from the
+// stored row.
 std::string cost_class(const db::JobSpecRow& spec);
 
 struct Submit {
@@ -78,7 +84,8 @@ struct Submit {
 struct CancelJobs {
   std::vector<JobId> jobs;
 };
-// Makes failed, cancelled and skipped ones of these run again, with such ancestors of theirs and skipped descendants.
+// Makes failed, cancelled and skipped ones of these run again, with such ancestors of theirs and
+// skipped descendants.
 struct RetryJobs {
   std::vector<JobId> jobs;
 };
@@ -153,9 +160,10 @@ struct SetDraining {
 // Time has passed; sent at next_deadline().
 struct WakeUp {};
 
-using Event = std::variant<Submit, CancelJobs, RetryJobs, SessionOpened, SessionClosed, WorkerStopping,
-                           DatasetsChanged, Heartbeat, AttemptStarted, CheckpointStored, AttemptSucceeded,
-                           AttemptFailed, AttemptCancelled, SetDraining, WakeUp>;
+using Event =
+    std::variant<Submit, CancelJobs, RetryJobs, SessionOpened, SessionClosed, WorkerStopping,
+                 DatasetsChanged, Heartbeat, AttemptStarted, CheckpointStored, AttemptSucceeded,
+                 AttemptFailed, AttemptCancelled, SetDraining, WakeUp>;
 
 // ---- Effects ----
 
@@ -210,13 +218,15 @@ struct OutcomeReply {
 struct CloseSession {
   std::string reason;
 };
-using Message = std::variant<Welcome, Offer, Cancel, Fence, HeartbeatReply, OutcomeReply, CloseSession>;
+using Message =
+    std::variant<Welcome, Offer, Cancel, Fence, HeartbeatReply, OutcomeReply, CloseSession>;
 struct Send {
   SessionId session{};
   Message message;
 };
 
-using Effect = std::variant<AddExperiment, SaveJob, SaveAttempt, SavePin, SaveWorker, SaveExperimentFinished, Send>;
+using Effect = std::variant<AddExperiment, SaveJob, SaveAttempt, SavePin, SaveWorker,
+                            SaveExperimentFinished, Send>;
 using Effects = std::vector<Effect>;
 
 // ---- Answers ----
@@ -240,7 +250,8 @@ struct WaitsForParent {
   JobId parent{};
   JobState state{};
 };
-struct WaitsForEqualJob {  // An equal job of another experiment is at work; its result will be taken.
+struct WaitsForEqualJob {  // An equal job of another experiment is at work; its result will be
+                           // taken.
   JobId job{};
 };
 struct WaitsForRetry {
@@ -250,7 +261,15 @@ struct WaitsForRetry {
 };
 struct NoWorkerConnected {};
 struct WorkerDoesNotFit {
-  enum class Reason : std::uint8_t { kDraining, kStopping, kNoDataset, kOtherDataset, kMemory, kNumerics, kBusy };
+  enum class Reason : std::uint8_t {
+    kDraining,
+    kStopping,
+    kNoDataset,
+    kOtherDataset,
+    kMemory,
+    kNumerics,
+    kBusy
+  };
   std::string worker;
   Reason reason{};
   std::string dataset;
@@ -269,7 +288,7 @@ struct IsOffered {
 struct IsRunning {
   std::string worker;
   std::uint32_t attempt = 0;
-  bool connected = true;                       // False: the worker is away, its lease runs.
+  bool connected = true;  // False: the worker is away, its lease runs.
   std::chrono::milliseconds lease_remaining{};
 };
 struct IsSkipped {
@@ -278,18 +297,21 @@ struct IsSkipped {
 struct HasEnded {  // Succeeded, failed or cancelled; row() has the rest.
   std::optional<JobId> cached_from;
 };
-using Reason = std::variant<WaitsForParent, WaitsForEqualJob, WaitsForRetry, NoWorkerConnected, WorkerDoesNotFit,
-                            QueuedBehind, IsOffered, IsRunning, IsSkipped, HasEnded>;
+using Reason =
+    std::variant<WaitsForParent, WaitsForEqualJob, WaitsForRetry, NoWorkerConnected,
+                 WorkerDoesNotFit, QueuedBehind, IsOffered, IsRunning, IsSkipped, HasEnded>;
 
 class Core {
  public:
-  // Starts from what was stored. Live attempts are given a full lease from `now` on, for their workers to come back.
+  // Starts from what was stored. Live attempts are given a full lease from `now` on, for their
+  // workers to come back.
   Core(const Settings& settings, const db::Snapshot& snapshot, Now now);
   ~Core();
   Core(Core&&) noexcept;
   Core& operator=(Core&&) noexcept;
 
-  // Rows that the start itself changed (e.g. a job that became ready by a rule). Performed like any effects.
+  // Rows that the start itself changed (e.g. a job that became ready by a rule). Performed like any
+  // effects.
   Effects started();
 
   Effects step(const Event& event, Now now);
@@ -304,7 +326,8 @@ class Core {
   // Jobs of an experiment, by number.
   std::vector<JobId> jobs_of(ExperimentId id) const;
 
-  // True if what the session says of this attempt counts: the attempt is live and the session's worker holds it.
+  // True if what the session says of this attempt counts: the attempt is live and the session's
+  // worker holds it.
   bool speaks_for(SessionId session, AttemptKey key) const;
 
   std::optional<WorkerInfo> worker(const std::string& worker_id) const;

@@ -32,7 +32,7 @@ struct Worker {
   bool connected = false;
   bool draining = false;
   bool stopping = false;  // Until its next session.
-  SessionId session{};  // Valid while connected.
+  SessionId session{};    // Valid while connected.
   std::uint32_t numerics = 0;
   std::vector<SlotInfo> slots;                                    // As of its latest session.
   std::vector<LiveIndex> occupant;                                // By slot; kNone if free.

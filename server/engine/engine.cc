@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <utility>
 
+#include <fmt/format.h>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/post.hpp>
-#include <fmt/format.h>
 
 #include "db/base/check.h"
 #include "db/base/status.h"
@@ -14,7 +14,8 @@
 namespace bitrung::engine {
 namespace {
 
-// A bound on what one transaction holds; what is left waits for the next turn, a few milliseconds later.
+// A bound on what one transaction holds; what is left waits for the next turn, a few milliseconds
+// later.
 constexpr std::size_t kInputsPerTurnMax = 4096;
 
 template <typename... Handlers>
@@ -24,12 +25,14 @@ struct Overload : Handlers... {
 template <typename... Handlers>
 Overload(Handlers...) -> Overload<Handlers...>;
 
-absl::Status stopping() { return absl::UnavailableError("the server is stopping; try again when it is back"); }
+absl::Status stopping() {
+  return absl::UnavailableError("the server is stopping; try again when it is back");
+}
 
 }  // namespace
 
-Engine::Engine(db::Store& store, db::StoreReader& reader, core::Settings settings, Clock& clock, Publisher& publisher,
-               std::function<void(const absl::Status&)> on_failure)
+Engine::Engine(db::Store& store, db::StoreReader& reader, core::Settings settings, Clock& clock,
+               Publisher& publisher, std::function<void(const absl::Status&)> on_failure)
     : store_(store),
       reader_(reader),
       settings_(settings),
@@ -65,7 +68,9 @@ void Engine::run() {
   }
 }
 
-void Engine::stop() { io_.stop(); }
+void Engine::stop() {
+  io_.stop();
+}
 
 void Engine::enqueue(Input input) {
   bool ended = false;
@@ -112,7 +117,8 @@ void Engine::turn() {
   for (const JobId job : done.changed_jobs) {
     if (core_->row(job).state != JobState::kRunning) publisher_.forget_progress(job);
   }
-  for (const std::int64_t experiment : done.touched_experiments) publisher_.jobs_changed(ExperimentId{experiment});
+  for (const std::int64_t experiment : done.touched_experiments)
+    publisher_.jobs_changed(ExperimentId{experiment});
   wake_at_deadline();
 }
 
@@ -172,7 +178,8 @@ void Engine::take(core::Effects effects) {
         Overload{
             [](const core::AddExperiment&) {},  // record() has seen it.
             [this](const core::SaveJob& save) {
-              if (turn_.changed_set.insert(number(save.job)).second) turn_.changed_jobs.push_back(save.job);
+              if (turn_.changed_set.insert(number(save.job)).second)
+                turn_.changed_jobs.push_back(save.job);
               turn_.touched_experiments.insert(number(core_->experiment_of(save.job)));
             },
             [this](core::SaveAttempt& save) { turn_.attempts.push_back(std::move(save.row)); },
@@ -183,16 +190,19 @@ void Engine::take(core::Effects effects) {
               turn_.touched_experiments.insert(number(save.id));
             },
             [this](core::Send& sending) {
-              std::visit(Overload{[&](core::Offer& offer) {
-                                    turn_.outbox.push_back(
-                                        [this, session = sending.session, offer = std::move(offer)]() -> absl::Status {
-                                          BITRUNG_ASSIGN_OR_RETURN(FullOffer full, complete(offer));
-                                          send(session, std::move(full));
-                                          return absl::OkStatus();
-                                        });
-                                  },
-                                  [&](auto& message) { send_after_commit(sending.session, std::move(message)); }},
-                         sending.message);
+              std::visit(
+                  Overload{[&](core::Offer& offer) {
+                             turn_.outbox.push_back([this, session = sending.session,
+                                                     offer = std::move(offer)]() -> absl::Status {
+                               BITRUNG_ASSIGN_OR_RETURN(FullOffer full, complete(offer));
+                               send(session, std::move(full));
+                               return absl::OkStatus();
+                             });
+                           },
+                           [&](auto& message) {
+                             send_after_commit(sending.session, std::move(message));
+                           }},
+                  sending.message);
             },
         },
         effect);
@@ -200,8 +210,8 @@ void Engine::take(core::Effects effects) {
 }
 
 absl::Status Engine::write_rows() {
-  if (turn_.changed_jobs.empty() && turn_.attempts.empty() && turn_.pins.empty() && turn_.workers.empty() &&
-      turn_.finished.empty()) {
+  if (turn_.changed_jobs.empty() && turn_.attempts.empty() && turn_.pins.empty() &&
+      turn_.workers.empty() && turn_.finished.empty()) {
     return absl::OkStatus();
   }
   BITRUNG_RETURN_IF_ERROR(ensure_transaction());
@@ -215,7 +225,8 @@ absl::Status Engine::write_rows() {
     }
   }
   BITRUNG_CHECK(turn_.new_jobs.empty());  // The core saves every job it adds.
-  // Published after the commit, so the list stays; but nothing is written twice unless it changes again.
+  // Published after the commit, so the list stays; but nothing is written twice unless it changes
+  // again.
   turn_.changed_set.clear();
   for (const std::string& id : turn_.workers) {
     const auto worker = core_->worker(id);
@@ -228,7 +239,8 @@ absl::Status Engine::write_rows() {
                                                 .inventory_json = inventory_json(*worker)}));
   }
   for (const db::PinRow& row : turn_.pins) BITRUNG_RETURN_IF_ERROR(store_.insert_pin(row));
-  for (const db::AttemptRow& row : turn_.attempts) BITRUNG_RETURN_IF_ERROR(store_.save_attempt(row));
+  for (const db::AttemptRow& row : turn_.attempts)
+    BITRUNG_RETURN_IF_ERROR(store_.save_attempt(row));
   for (const auto& finished : turn_.finished) {
     BITRUNG_RETURN_IF_ERROR(store_.set_experiment_finished(finished.id, finished.finished_at_ms));
   }
@@ -259,7 +271,8 @@ void Engine::send_after_commit(SessionId session, ToWorker message) {
 
 absl::StatusOr<FullOffer> Engine::complete(const core::Offer& offer) {
   BITRUNG_ASSIGN_OR_RETURN(db::JobRow job, reader_.job(offer.key.job));
-  BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow experiment, reader_.experiment(job.spec.experiment));
+  BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow experiment,
+                           reader_.experiment(job.spec.experiment));
   return FullOffer{.offer = offer,
                    .display_name = fmt::format("{}/{}", experiment.name, job.spec.name),
                    .spec_json = std::move(job.spec.spec_json),
@@ -268,7 +281,8 @@ absl::StatusOr<FullOffer> Engine::complete(const core::Offer& offer) {
 
 void Engine::submit(NewExperiment experiment, Reply<SubmitAnswer> reply) {
   auto shared = std::make_shared<NewExperiment>(std::move(experiment));
-  enqueue({.handle = [shared, reply](Engine& engine) { return engine.record(std::move(*shared), reply); },
+  enqueue({.handle = [shared,
+                      reply](Engine& engine) { return engine.record(std::move(*shared), reply); },
            .abandon = [reply](const absl::Status& status) { reply(status); }});
 }
 
@@ -282,32 +296,35 @@ absl::Status Engine::record(NewExperiment experiment, const Reply<SubmitAnswer>&
   };
   BITRUNG_ASSIGN_OR_RETURN(const auto earlier, store_.find_request(experiment.request_id));
   if (earlier) {
-    if (earlier->request_sha256 == experiment.request_sha256) return answer(SubmitAnswer{earlier->id, true});
+    if (earlier->request_sha256 == experiment.request_sha256)
+      return answer(SubmitAnswer{earlier->id, true});
     return answer(absl::AlreadyExistsError(
         fmt::format("request id {} was used for another submit, experiment {}; choose a new one",
                     experiment.request_id, number(earlier->id))));
   }
   if (experiment.join_active) {
-    BITRUNG_ASSIGN_OR_RETURN(const auto active, store_.find_active(experiment.name, experiment.graph_sha256));
+    BITRUNG_ASSIGN_OR_RETURN(const auto active,
+                             store_.find_active(experiment.name, experiment.graph_sha256));
     if (active) return answer(SubmitAnswer{*active, true});
   }
 
   BITRUNG_RETURN_IF_ERROR(ensure_transaction());
-  core::Effects effects =
-      core_->step(core::Submit{std::move(experiment.nodes)}, clock_.now());
-  const auto added = std::ranges::find_if(
-      effects, [](const core::Effect& effect) { return std::holds_alternative<core::AddExperiment>(effect); });
+  core::Effects effects = core_->step(core::Submit{std::move(experiment.nodes)}, clock_.now());
+  const auto added = std::ranges::find_if(effects, [](const core::Effect& effect) {
+    return std::holds_alternative<core::AddExperiment>(effect);
+  });
   BITRUNG_CHECK(added != effects.end());
   const auto& add = std::get<core::AddExperiment>(*added);
   BITRUNG_CHECK(add.job_count == experiment.rows.size());
-  BITRUNG_RETURN_IF_ERROR(store_.insert_experiment({.id = add.id,
-                                                    .name = std::move(experiment.name),
-                                                    .request_id = std::move(experiment.request_id),
-                                                    .request_sha256 = experiment.request_sha256,
-                                                    .graph_sha256 = experiment.graph_sha256,
-                                                    .source_yaml = std::move(experiment.source_yaml),
-                                                    .submitted_at_ms = clock_.now().wall_ms,
-                                                    .finished_at_ms = 0}));
+  BITRUNG_RETURN_IF_ERROR(
+      store_.insert_experiment({.id = add.id,
+                                .name = std::move(experiment.name),
+                                .request_id = std::move(experiment.request_id),
+                                .request_sha256 = experiment.request_sha256,
+                                .graph_sha256 = experiment.graph_sha256,
+                                .source_yaml = std::move(experiment.source_yaml),
+                                .submitted_at_ms = clock_.now().wall_ms,
+                                .finished_at_ms = 0}));
   std::int64_t next = number(add.first_job);
   for (db::JobSpecRow& row : experiment.rows) {
     row.id = JobId{next++};
@@ -329,13 +346,15 @@ Engine::Input Engine::change_jobs(core::Event event, Reply<std::uint32_t> reply)
                 core::Effects effects = engine.core_->step(event, engine.clock_.now());
                 std::unordered_set<std::int64_t> changed;
                 for (const core::Effect& effect : effects) {
-                  if (const auto* save = std::get_if<core::SaveJob>(&effect)) changed.insert(number(save->job));
+                  if (const auto* save = std::get_if<core::SaveJob>(&effect))
+                    changed.insert(number(save->job));
                 }
                 engine.take(std::move(effects));
-                engine.turn_.outbox.push_back([reply, count = static_cast<std::uint32_t>(changed.size())] {
-                  reply(count);
-                  return absl::OkStatus();
-                });
+                engine.turn_.outbox.push_back(
+                    [reply, count = static_cast<std::uint32_t>(changed.size())] {
+                      reply(count);
+                      return absl::OkStatus();
+                    });
                 return absl::OkStatus();
               },
           .abandon = [reply](const absl::Status& status) { reply(status); }};
@@ -364,7 +383,8 @@ void Engine::ask(Reply<T> reply, std::function<absl::StatusOr<T>(Engine&)> answe
 
 void Engine::drain(std::string worker, bool draining, Reply<core::WorkerInfo> reply) {
   ask<core::WorkerInfo>(
-      std::move(reply), [worker = std::move(worker), draining](Engine& engine) -> absl::StatusOr<core::WorkerInfo> {
+      std::move(reply),
+      [worker = std::move(worker), draining](Engine& engine) -> absl::StatusOr<core::WorkerInfo> {
         const std::vector<core::WorkerInfo> all = engine.core_->workers();
         std::vector<const core::WorkerInfo*> matches;
         for (const core::WorkerInfo& info : all) {
@@ -375,8 +395,9 @@ void Engine::drain(std::string worker, bool draining, Reply<core::WorkerInfo> re
               fmt::format("there is no worker \"{}\"; `bitrung workers` lists them", worker));
         }
         if (matches.size() > 1) {
-          return absl::FailedPreconditionError(fmt::format(
-              "{} workers are named \"{}\"; use the id that `bitrung workers` shows", matches.size(), worker));
+          return absl::FailedPreconditionError(
+              fmt::format("{} workers are named \"{}\"; use the id that `bitrung workers` shows",
+                          matches.size(), worker));
         }
         const std::string id = matches.front()->worker_id;
         engine.take(engine.core_->step(core::SetDraining{id, draining}, engine.clock_.now()));
@@ -396,8 +417,9 @@ void Engine::explain(JobId job, Reply<std::vector<core::Reason>> reply) {
 
 void Engine::workers(Reply<std::vector<core::WorkerInfo>> reply) {
   ask<std::vector<core::WorkerInfo>>(
-      std::move(reply),
-      [](Engine& engine) -> absl::StatusOr<std::vector<core::WorkerInfo>> { return engine.core_->workers(); });
+      std::move(reply), [](Engine& engine) -> absl::StatusOr<std::vector<core::WorkerInfo>> {
+        return engine.core_->workers();
+      });
 }
 
 SessionId Engine::open_session(std::shared_ptr<SessionSink> sink) {
@@ -440,7 +462,8 @@ absl::Status Engine::append(SessionId session, core::AttemptKey key,
   BITRUNG_RETURN_IF_ERROR(ensure_transaction());
   const absl::StatusOr<std::uint64_t> watermark = write();
   if (absl::IsOutOfRange(watermark.status())) {
-    // A gap: the worker is ahead of what is recorded. Its session starts over and repeats from the watermark.
+    // A gap: the worker is ahead of what is recorded. Its session starts over and repeats from the
+    // watermark.
     send_after_commit(session, core::CloseSession{std::string(message(watermark.status()))});
     return absl::OkStatus();
   }
@@ -457,7 +480,8 @@ void Engine::points(SessionId session, core::AttemptKey key, std::uint64_t first
   auto rows = std::make_shared<const std::vector<db::PointRow>>(std::move(points));
   enqueue({.handle = [session, key, first_sequence, rows](Engine& engine) {
     return engine.append(
-        session, key, [&] { return engine.store_.append_points(key.job, key.attempt, first_sequence, *rows); },
+        session, key,
+        [&] { return engine.store_.append_points(key.job, key.attempt, first_sequence, *rows); },
         [&engine, session, key, rows](std::uint64_t watermark) {
           engine.send(session, PointsRecorded{key, watermark});
           engine.publisher_.points_recorded(engine.core_->experiment_of(key.job), {key, rows});
@@ -465,11 +489,13 @@ void Engine::points(SessionId session, core::AttemptKey key, std::uint64_t first
   }});
 }
 
-void Engine::logs(SessionId session, core::AttemptKey key, std::uint64_t first_line, std::vector<db::LogRow> lines) {
+void Engine::logs(SessionId session, core::AttemptKey key, std::uint64_t first_line,
+                  std::vector<db::LogRow> lines) {
   auto rows = std::make_shared<const std::vector<db::LogRow>>(std::move(lines));
   enqueue({.handle = [session, key, first_line, rows](Engine& engine) {
     return engine.append(
-        session, key, [&] { return engine.store_.append_logs(key.job, key.attempt, first_line, *rows); },
+        session, key,
+        [&] { return engine.store_.append_logs(key.job, key.attempt, first_line, *rows); },
         [&engine, session, key](std::uint64_t watermark) {
           engine.send(session, LogsRecorded{key, watermark});
           engine.publisher_.logs_recorded(engine.core_->experiment_of(key.job), key.job);

@@ -1,11 +1,13 @@
-// The loop around the core: events in, one transaction per turn, then replies, offers and publications.
+// The loop around the core: events in, one transaction per turn, then replies, offers and
+// publications.
 //
-// The order is the guarantee: what a turn decided is durable before anyone is told. A turn takes everything that has
-// arrived since the last one, so commits are grouped under load and immediate when idle; there is no timer in that path.
-// Any store error ends the engine (memory is ahead of the disk then): it reports once and does nothing more.
+// The order is the guarantee: what a turn decided is durable before anyone is told. A turn takes
+// everything that has arrived since the last one, so commits are grouped under load and immediate
+// when idle; there is no timer in that path. Any store error ends the engine (memory is ahead of
+// the disk then): it reports once and does nothing more.
 //
-// Thread-safe: the public functions may be called from any thread; replies and sinks are called on the engine's thread,
-// inside run(). Does not know gRPC.
+// Thread-safe: the public functions may be called from any thread; replies and sinks are called on
+// the engine's thread, inside run(). Does not know gRPC.
 #pragma once
 
 #include <chrono>
@@ -56,8 +58,9 @@ struct LogsRecorded {
   core::AttemptKey key;
   std::uint64_t watermark = 0;
 };
-using ToWorker = std::variant<core::Welcome, FullOffer, core::Cancel, core::Fence, core::HeartbeatReply,
-                              core::OutcomeReply, core::CloseSession, PointsRecorded, LogsRecorded>;
+using ToWorker =
+    std::variant<core::Welcome, FullOffer, core::Cancel, core::Fence, core::HeartbeatReply,
+                 core::OutcomeReply, core::CloseSession, PointsRecorded, LogsRecorded>;
 
 // Where a session's messages go. Called on the engine's thread, in order; must not block.
 class SessionSink {
@@ -66,8 +69,8 @@ class SessionSink {
   virtual void send(ToWorker message) = 0;
 };
 
-// A checked graph to record. rows[i] and nodes[i] describe the same job; rows' ids, experiment and parents are filled in by
-// the engine, from nodes[i].parents.
+// A checked graph to record. rows[i] and nodes[i] describe the same job; rows' ids, experiment and
+// parents are filled in by the engine, from nodes[i].parents.
 struct NewExperiment {
   std::string request_id;
   std::string name;
@@ -89,8 +92,8 @@ class Engine {
   using Reply = std::function<void(absl::StatusOr<T>)>;
 
   // `on_failure` is called at most once, from run(), with the error that ended the engine.
-  Engine(db::Store& store, db::StoreReader& reader, core::Settings settings, Clock& clock, Publisher& publisher,
-         std::function<void(const absl::Status&)> on_failure);
+  Engine(db::Store& store, db::StoreReader& reader, core::Settings settings, Clock& clock,
+         Publisher& publisher, std::function<void(const absl::Status&)> on_failure);
   ~Engine();
 
   // Loads the store and performs what the start itself changed. Before run(), from the same thread.
@@ -112,15 +115,18 @@ class Engine {
   SessionId open_session(std::shared_ptr<SessionSink> sink);
   void post(core::Event event);
   void progress(SessionId session, core::AttemptKey key, Progress progress);
-  void points(SessionId session, core::AttemptKey key, std::uint64_t first_sequence, std::vector<db::PointRow> points);
-  void logs(SessionId session, core::AttemptKey key, std::uint64_t first_line, std::vector<db::LogRow> lines);
+  void points(SessionId session, core::AttemptKey key, std::uint64_t first_sequence,
+              std::vector<db::PointRow> points);
+  void logs(SessionId session, core::AttemptKey key, std::uint64_t first_line,
+            std::vector<db::LogRow> lines);
   // Notes a complete artifact for people who read the database.
   void artifact_stored(Digest sha256, std::uint64_t size_bytes);
 
  private:
   struct Input {
-    std::function<absl::Status(Engine&)> handle;                // In the turn; an error ends the engine.
-    std::function<void(const absl::Status&)> abandon = nullptr;  // Instead, when the engine has ended.
+    std::function<absl::Status(Engine&)> handle;  // In the turn; an error ends the engine.
+    std::function<void(const absl::Status&)> abandon =
+        nullptr;  // Instead, when the engine has ended.
   };
 
   void enqueue(Input input);
@@ -137,7 +143,8 @@ class Engine {
   absl::Status ensure_transaction();
   absl::Status record(NewExperiment experiment, const Reply<SubmitAnswer>& reply);
   Input change_jobs(core::Event event, Reply<std::uint32_t> reply);
-  // Rows of an attempt's spool: written if its session speaks for it, else fenced. `recorded` runs after the commit.
+  // Rows of an attempt's spool: written if its session speaks for it, else fenced. `recorded` runs
+  // after the commit.
   absl::Status append(SessionId session, core::AttemptKey key,
                       const std::function<absl::StatusOr<std::uint64_t>()>& write,
                       std::function<void(std::uint64_t)> recorded);
@@ -168,15 +175,15 @@ class Engine {
   // What the running turn has still to write and to say. Engine's thread only.
   struct Turn {
     bool in_transaction = false;
-    std::vector<JobId> changed_jobs;                             // In order of first change.
+    std::vector<JobId> changed_jobs;  // In order of first change.
     std::unordered_set<std::int64_t> changed_set;
-    std::unordered_map<std::int64_t, db::JobSpecRow> new_jobs;   // Not inserted yet, by number.
+    std::unordered_map<std::int64_t, db::JobSpecRow> new_jobs;  // Not inserted yet, by number.
     std::vector<db::PinRow> pins;
-    std::vector<db::AttemptRow> attempts;                        // In order: an old attempt ends before a new one lives.
+    std::vector<db::AttemptRow> attempts;  // In order: an old attempt ends before a new one lives.
     std::vector<std::string> workers;
     std::vector<core::SaveExperimentFinished> finished;
-    std::unordered_set<std::int64_t> touched_experiments;        // To be published.
-    std::vector<std::function<absl::Status()>> outbox;           // After the commit, in order.
+    std::unordered_set<std::int64_t> touched_experiments;  // To be published.
+    std::vector<std::function<absl::Status()>> outbox;     // After the commit, in order.
   };
   Turn turn_;
   std::unique_ptr<core::Core> core_;

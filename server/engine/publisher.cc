@@ -12,7 +12,8 @@ Publisher::Subscription::~Subscription() {
   if (found->second.empty()) publisher_.listeners_.erase(found);
 }
 
-std::unique_ptr<Publisher::Subscription> Publisher::subscribe(ExperimentId experiment, Listener listener) {
+std::unique_ptr<Publisher::Subscription> Publisher::subscribe(ExperimentId experiment,
+                                                              Listener listener) {
   const std::lock_guard lock(mutex_);
   const std::uint64_t id = next_id_++;
   listeners_[number(experiment)].emplace(id, std::move(listener));

@@ -1,7 +1,8 @@
-// Tells readers that something was committed: watchers of experiments, followers of logs and series.
+// Tells readers that something was committed: watchers of experiments, followers of logs and
+// series.
 //
-// A listener is called on the engine's thread, after the commit, and must only take note and return: it reads the store
-// by itself. Thread-safe.
+// A listener is called on the engine's thread, after the commit, and must only take note and
+// return: it reads the store by itself. Thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -39,10 +40,11 @@ struct RecordedPoints {
 class Publisher {
  public:
   struct Listener {
-    std::function<void()> on_jobs;                          // A job of the experiment changed.
-    std::function<void(JobId)> on_progress;                 // Progress of a job of the experiment changed.
-    std::function<void(const RecordedPoints&)> on_points;   // Points of a job of the experiment were recorded.
-    std::function<void(JobId)> on_logs;                     // Log lines of a job of the experiment were recorded.
+    std::function<void()> on_jobs;           // A job of the experiment changed.
+    std::function<void(JobId)> on_progress;  // Progress of a job of the experiment changed.
+    std::function<void(const RecordedPoints&)>
+        on_points;                       // Points of a job of the experiment were recorded.
+    std::function<void(JobId)> on_logs;  // Log lines of a job of the experiment were recorded.
   };
 
   // Listens until the returned handle is destroyed; no call is made or in progress after that.
@@ -72,9 +74,11 @@ class Publisher {
  private:
   void call(ExperimentId experiment, const std::function<void(const Listener&)>& each);
 
-  mutable std::mutex mutex_;  // Held while listeners run, so that a Subscription's end is a clean cut.
+  mutable std::mutex
+      mutex_;  // Held while listeners run, so that a Subscription's end is a clean cut.
   std::uint64_t next_id_ = 1;
-  std::unordered_map<std::int64_t, std::map<std::uint64_t, Listener>> listeners_;  // By experiment, by subscription.
+  std::unordered_map<std::int64_t, std::map<std::uint64_t, Listener>>
+      listeners_;  // By experiment, by subscription.
   mutable std::mutex progress_mutex_;
   std::unordered_map<std::int64_t, Progress> progress_;  // By job.
 };

@@ -20,7 +20,8 @@ constexpr std::size_t kChunkBytesMax = std::size_t{1} << 20;
 
 class UploadStream final : public grpc::ServerReadReactor<v1::UploadArtifactRequest> {
  public:
-  UploadStream(const Context& context, v1::UploadArtifactResponse* response) : context_(context), response_(response) {
+  UploadStream(const Context& context, v1::UploadArtifactResponse* response)
+      : context_(context), response_(response) {
     StartRead(&request_);
   }
 
@@ -37,8 +38,8 @@ class UploadStream final : public grpc::ServerReadReactor<v1::UploadArtifactRequ
 
   absl::Status take(const v1::UploadArtifactRequest& request) {
     if (request.data().size() > kChunkBytesMax) {
-      return absl::ResourceExhaustedError(
-          fmt::format("a chunk has {} bytes, the limit is {}", request.data().size(), kChunkBytesMax));
+      return absl::ResourceExhaustedError(fmt::format("a chunk has {} bytes, the limit is {}",
+                                                      request.data().size(), kChunkBytesMax));
     }
     if (!started_) {
       started_ = true;
@@ -55,7 +56,8 @@ class UploadStream final : public grpc::ServerReadReactor<v1::UploadArtifactRequ
   }
 
   absl::Status finish() {
-    if (!upload_) return absl::InvalidArgumentError("the upload ended before it named its artifact");
+    if (!upload_)
+      return absl::InvalidArgumentError("the upload ended before it named its artifact");
     BITRUNG_RETURN_IF_ERROR(upload_->commit());
     context_.engine.artifact_stored(sha256_, size_);
     response_->set_size_bytes(size_);
@@ -82,7 +84,8 @@ class RefusedUpload final : public grpc::ServerReadReactor<v1::UploadArtifactReq
 
 class DownloadStream final : public PullStream<v1::DownloadArtifactResponse> {
  public:
-  DownloadStream(const Context& context, FileDescriptor file, std::uint64_t size, std::uint64_t offset)
+  DownloadStream(const Context& context, FileDescriptor file, std::uint64_t size,
+                 std::uint64_t offset)
       : PullStream(context.pool), file_(std::move(file)), size_(size), offset_(offset) {}
 
  private:
@@ -92,7 +95,8 @@ class DownloadStream final : public PullStream<v1::DownloadArtifactResponse> {
     data.resize(std::min<std::uint64_t>(kChunkBytesMax, size_ - offset_));
     const ssize_t got = ::pread(file_.get(), data.data(), data.size(), static_cast<off_t>(offset_));
     if (got < 0 || static_cast<std::size_t>(got) != data.size()) {
-      end = {grpc::StatusCode::DATA_LOSS, fmt::format("the artifact's file ends or fails at byte {}", offset_)};
+      end = {grpc::StatusCode::DATA_LOSS,
+             fmt::format("the artifact's file ends or fails at byte {}", offset_)};
       return Next::kEnd;
     }
     if (first_) message.set_size_bytes(size_);
@@ -111,9 +115,10 @@ class ArtifactServiceImpl final : public v1::ArtifactService::CallbackService {
  public:
   explicit ArtifactServiceImpl(const Context& context) : context_(context) {}
 
-  grpc::ServerReadReactor<v1::UploadArtifactRequest>* UploadArtifact(grpc::CallbackServerContext* call,
-                                                                     v1::UploadArtifactResponse* response) override {
-    if (const grpc::Status status = context_.authority.check(*call); !status.ok()) return new RefusedUpload(status);
+  grpc::ServerReadReactor<v1::UploadArtifactRequest>* UploadArtifact(
+      grpc::CallbackServerContext* call, v1::UploadArtifactResponse* response) override {
+    if (const grpc::Status status = context_.authority.check(*call); !status.ok())
+      return new RefusedUpload(status);
     return new UploadStream(context_, response);
   }
 
@@ -123,12 +128,14 @@ class ArtifactServiceImpl final : public v1::ArtifactService::CallbackService {
       return new RefusedStream<v1::DownloadArtifactResponse>(status);
     }
     auto stream = open(*request);
-    if (!stream.ok()) return new RefusedStream<v1::DownloadArtifactResponse>(to_grpc(stream.status()));
+    if (!stream.ok())
+      return new RefusedStream<v1::DownloadArtifactResponse>(to_grpc(stream.status()));
     (*stream)->wake();
     return *stream;
   }
 
-  grpc::ServerUnaryReactor* GetArtifact(grpc::CallbackServerContext* call, const v1::GetArtifactRequest* request,
+  grpc::ServerUnaryReactor* GetArtifact(grpc::CallbackServerContext* call,
+                                        const v1::GetArtifactRequest* request,
                                         v1::GetArtifactResponse* response) override {
     return answer_now(context_, call, [this, request, response]() -> absl::Status {
       BITRUNG_ASSIGN_OR_RETURN(const Digest digest, parse_digest(request->sha256(), "sha256"));
@@ -147,7 +154,8 @@ class ArtifactServiceImpl final : public v1::ArtifactService::CallbackService {
     BITRUNG_ASSIGN_OR_RETURN(const Digest digest, parse_digest(request.sha256(), "sha256"));
     BITRUNG_ASSIGN_OR_RETURN(const std::uint64_t size, context_.artifacts.size(digest));
     if (request.offset() > size) {
-      return absl::OutOfRangeError(fmt::format("offset {} is beyond the artifact's {} bytes", request.offset(), size));
+      return absl::OutOfRangeError(
+          fmt::format("offset {} is beyond the artifact's {} bytes", request.offset(), size));
     }
     BITRUNG_ASSIGN_OR_RETURN(FileDescriptor file, context_.artifacts.open_for_read(digest));
     return new DownloadStream(context_, std::move(file), size, request.offset());

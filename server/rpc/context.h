@@ -5,10 +5,10 @@
 #include <cstdint>
 #include <string>
 
-#include <boost/asio/thread_pool.hpp>
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/server_callback.h>
 #include <grpcpp/support/status.h>
+#include <boost/asio/thread_pool.hpp>
 
 #include "absl/status/status.h"
 #include "db/artifacts.h"
@@ -38,7 +38,8 @@ grpc::Status to_grpc(const absl::Status& status);
 
 // A call answered on the spot, by reading: `answer` returns absl::Status.
 template <std::invocable Answer>
-grpc::ServerUnaryReactor* answer_now(const Context& context, grpc::CallbackServerContext* call, Answer answer) {
+grpc::ServerUnaryReactor* answer_now(const Context& context, grpc::CallbackServerContext* call,
+                                     Answer answer) {
   grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
   grpc::Status status = context.authority.check(*call);
   if (status.ok()) status = to_grpc(answer());
@@ -46,10 +47,11 @@ grpc::ServerUnaryReactor* answer_now(const Context& context, grpc::CallbackServe
   return reactor;
 }
 
-// A call answered later, by the engine: `ask(reactor)` must see to it that Finish is called once. A status that is not OK
-// ends the call at once, and then nothing may have been asked.
+// A call answered later, by the engine: `ask(reactor)` must see to it that Finish is called once. A
+// status that is not OK ends the call at once, and then nothing may have been asked.
 template <std::invocable<grpc::ServerUnaryReactor*> Ask>
-grpc::ServerUnaryReactor* answer_later(const Context& context, grpc::CallbackServerContext* call, Ask ask) {
+grpc::ServerUnaryReactor* answer_later(const Context& context, grpc::CallbackServerContext* call,
+                                       Ask ask) {
   grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
   grpc::Status status = context.authority.check(*call);
   if (status.ok()) status = to_grpc(ask(reactor));

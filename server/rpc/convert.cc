@@ -15,23 +15,32 @@ grpc::Status to_grpc(const absl::Status& status) {
 }
 
 // The numbers on the wire are the enumerators' plus one, since zero is unspecified there.
-v1::JobState to_proto(JobState state) { return static_cast<v1::JobState>(static_cast<int>(state) + 1); }
+v1::JobState to_proto(JobState state) {
+  return static_cast<v1::JobState>(static_cast<int>(state) + 1);
+}
 static_assert(static_cast<int>(JobState::kSkipped) + 1 == v1::JOB_STATE_SKIPPED);
-v1::AttemptState to_proto(AttemptState state) { return static_cast<v1::AttemptState>(static_cast<int>(state) + 1); }
+v1::AttemptState to_proto(AttemptState state) {
+  return static_cast<v1::AttemptState>(static_cast<int>(state) + 1);
+}
 static_assert(static_cast<int>(AttemptState::kLost) + 1 == v1::ATTEMPT_STATE_LOST);
 v1::ExperimentState to_proto(ExperimentState state) {
   return static_cast<v1::ExperimentState>(static_cast<int>(state) + 1);
 }
 static_assert(static_cast<int>(ExperimentState::kCancelled) + 1 == v1::EXPERIMENT_STATE_CANCELLED);
-v1::InputRole to_proto(InputRole role) { return static_cast<v1::InputRole>(static_cast<int>(role) + 1); }
+v1::InputRole to_proto(InputRole role) {
+  return static_cast<v1::InputRole>(static_cast<int>(role) + 1);
+}
 static_assert(static_cast<int>(InputRole::kInit) + 1 == v1::INPUT_ROLE_INIT);
 // No failure is zero on both sides.
-v1::FailureClass to_proto(FailureClass failure) { return static_cast<v1::FailureClass>(failure); }
+v1::FailureClass to_proto(FailureClass failure) {
+  return static_cast<v1::FailureClass>(failure);
+}
 static_assert(static_cast<int>(FailureClass::kTrainerCrashed) == v1::FAILURE_CLASS_TRAINER_CRASHED);
 
 absl::StatusOr<FailureClass> from_proto(v1::FailureClass failure) {
   if (failure <= v1::FAILURE_CLASS_UNSPECIFIED || failure > v1::FAILURE_CLASS_TRAINER_CRASHED) {
-    return absl::InvalidArgumentError(fmt::format("unknown failure class {}", static_cast<int>(failure)));
+    return absl::InvalidArgumentError(
+        fmt::format("unknown failure class {}", static_cast<int>(failure)));
   }
   return static_cast<FailureClass>(failure);
 }
@@ -45,7 +54,9 @@ absl::StatusOr<InputRole> from_proto(v1::InputRole role) {
 
 absl::StatusOr<Digest> parse_digest(std::string_view hex, std::string_view what) {
   const auto digest = Digest::from_hex(hex);
-  if (!digest) return absl::InvalidArgumentError(fmt::format("{} is not 64 hex digits: \"{}\"", what, hex.substr(0, 80)));
+  if (!digest)
+    return absl::InvalidArgumentError(
+        fmt::format("{} is not 64 hex digits: \"{}\"", what, hex.substr(0, 80)));
   return *digest;
 }
 
@@ -67,9 +78,11 @@ absl::StatusOr<db::ResultRow> from_proto(const v1::JobResult& result) {
   row.best_epoch = result.best_epoch();
   row.duration_seconds = result.duration_seconds();
   row.images_per_second = result.images_per_second();
-  for (const double value : {row.test_accuracy.value_or(0), row.validation_accuracy.value_or(0), row.test_loss.value_or(0),
-                             row.duration_seconds, row.images_per_second}) {
-    if (!std::isfinite(value)) return absl::InvalidArgumentError("a result holds a number that is not finite");
+  for (const double value :
+       {row.test_accuracy.value_or(0), row.validation_accuracy.value_or(0),
+        row.test_loss.value_or(0), row.duration_seconds, row.images_per_second}) {
+    if (!std::isfinite(value))
+      return absl::InvalidArgumentError("a result holds a number that is not finite");
   }
   BITRUNG_ASSIGN_OR_RETURN(row.artifact, parse_digest(result.artifact_sha256(), "artifact_sha256"));
   return row;
@@ -152,7 +165,8 @@ absl::StatusOr<v1::Job> job_view(const Context& context, const db::JobRow& row) 
   job.set_error(row.state.error);
   job.set_failure_class(to_proto(row.state.failure_class));
   if (row.state.state == JobState::kRunning) {
-    if (const auto progress = context.publisher.progress(row.spec.id); progress && progress->attempt == row.state.attempt) {
+    if (const auto progress = context.publisher.progress(row.spec.id);
+        progress && progress->attempt == row.state.attempt) {
       to_proto(*progress, *job.mutable_progress());
     }
   }
@@ -178,7 +192,8 @@ ExperimentState experiment_state(const db::ExperimentCounts& counts) {
   return cancelled ? ExperimentState::kCancelled : ExperimentState::kSucceeded;
 }
 
-absl::StatusOr<v1::Experiment> experiment_view(const Context& context, const db::ExperimentRow& row) {
+absl::StatusOr<v1::Experiment> experiment_view(const Context& context,
+                                               const db::ExperimentRow& row) {
   BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentCounts counts, context.reader.counts(row.id));
   v1::Experiment experiment;
   experiment.set_experiment_id(number(row.id));
@@ -195,7 +210,8 @@ absl::StatusOr<v1::Experiment> experiment_view(const Context& context, const db:
 }
 
 absl::StatusOr<db::JobRow> find_job(const Context& context, const v1::JobReference& reference) {
-  BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow experiment, context.reader.experiment(reference.experiment()));
+  BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow experiment,
+                           context.reader.experiment(reference.experiment()));
   return context.reader.job(experiment.id, reference.job());
 }
 

@@ -37,7 +37,8 @@ absl::StatusOr<Digest> parse_digest(std::string_view hex, std::string_view what)
 // A job with its teacher's and parents' names and, while it runs, its progress.
 absl::StatusOr<v1::Job> job_view(const Context& context, const db::JobRow& row);
 // An experiment with its counts and state.
-absl::StatusOr<v1::Experiment> experiment_view(const Context& context, const db::ExperimentRow& row);
+absl::StatusOr<v1::Experiment> experiment_view(const Context& context,
+                                               const db::ExperimentRow& row);
 // "active" while a job is not terminal, else by the worst job.
 ExperimentState experiment_state(const db::ExperimentCounts& counts);
 

@@ -55,7 +55,8 @@ class ExperimentWatch final : public PullStream<v1::WatchExperimentResponse> {
   }
 
   absl::StatusOr<bool> fill(v1::WatchExperimentResponse& message) {
-    BITRUNG_ASSIGN_OR_RETURN(const auto changed, context_.reader.changed_jobs(experiment_, cursor_, kJobsPerMessageMax));
+    BITRUNG_ASSIGN_OR_RETURN(
+        const auto changed, context_.reader.changed_jobs(experiment_, cursor_, kJobsPerMessageMax));
     if (changed.empty() && !first_) return fill_progress(message);
     first_ = false;
     for (const db::JobRow& row : changed) {
@@ -67,7 +68,8 @@ class ExperimentWatch final : public PullStream<v1::WatchExperimentResponse> {
     BITRUNG_ASSIGN_OR_RETURN(*message.mutable_experiment(), experiment_view(context_, row));
     if (message.experiment().state() != v1::EXPERIMENT_STATE_ACTIVE) {
       // Only when nothing changed since: else the last jobs would be missing.
-      BITRUNG_ASSIGN_OR_RETURN(const auto rest, context_.reader.changed_jobs(experiment_, cursor_, 1));
+      BITRUNG_ASSIGN_OR_RETURN(const auto rest,
+                               context_.reader.changed_jobs(experiment_, cursor_, 1));
       ended_ = rest.empty();
       if (!ended_) message.mutable_experiment()->set_state(v1::EXPERIMENT_STATE_ACTIVE);
     }
@@ -95,7 +97,8 @@ class ExperimentWatch final : public PullStream<v1::WatchExperimentResponse> {
   const Context& context_;
   const ExperimentId experiment_;
   std::int64_t cursor_;
-  bool first_ = true;   // The first message is sent even if nothing changed since the cursor: it carries the state.
+  bool first_ = true;  // The first message is sent even if nothing changed since the cursor: it
+                       // carries the state.
   bool ended_ = false;
   std::mutex progress_mutex_;
   std::unordered_set<std::int64_t> progressed_;
@@ -105,37 +108,46 @@ class ExperimentServiceImpl final : public v1::ExperimentService::CallbackServic
  public:
   explicit ExperimentServiceImpl(const Context& context) : context_(context) {}
 
-  grpc::ServerUnaryReactor* SubmitExperiment(grpc::CallbackServerContext* call, const v1::SubmitExperimentRequest* request,
+  grpc::ServerUnaryReactor* SubmitExperiment(grpc::CallbackServerContext* call,
+                                             const v1::SubmitExperimentRequest* request,
                                              v1::SubmitExperimentResponse* response) override {
-    return answer_later(context_, call, [this, request, response](grpc::ServerUnaryReactor* reactor) -> absl::Status {
-      BITRUNG_ASSIGN_OR_RETURN(engine::NewExperiment experiment, convert_submit(*request));
-      for (const core::NewJob& node : experiment.nodes) {
-        for (const auto& [role, digest] : node.artifacts) {
-          if (!context_.artifacts.contains(digest)) {
-            return absl::FailedPreconditionError(
-                fmt::format("artifact {} is not on the server; upload it first", digest.hex()));
+    return answer_later(
+        context_, call,
+        [this, request, response](grpc::ServerUnaryReactor* reactor) -> absl::Status {
+          BITRUNG_ASSIGN_OR_RETURN(engine::NewExperiment experiment, convert_submit(*request));
+          for (const core::NewJob& node : experiment.nodes) {
+            for (const auto& [role, digest] : node.artifacts) {
+              if (!context_.artifacts.contains(digest)) {
+                return absl::FailedPreconditionError(
+                    fmt::format("artifact {} is not on the server; upload it first", digest.hex()));
+              }
+            }
           }
-        }
-      }
-      context_.engine.submit(std::move(experiment), [this, response, reactor](const absl::StatusOr<engine::SubmitAnswer>& answer) {
-        reactor->Finish(to_grpc(submitted(answer, *response)));
-      });
-      return absl::OkStatus();
-    });
+          context_.engine.submit(
+              std::move(experiment),
+              [this, response, reactor](const absl::StatusOr<engine::SubmitAnswer>& answer) {
+                reactor->Finish(to_grpc(submitted(answer, *response)));
+              });
+          return absl::OkStatus();
+        });
   }
 
-  grpc::ServerUnaryReactor* PlanExperiment(grpc::CallbackServerContext* call, const v1::PlanExperimentRequest* request,
+  grpc::ServerUnaryReactor* PlanExperiment(grpc::CallbackServerContext* call,
+                                           const v1::PlanExperimentRequest* request,
                                            v1::PlanExperimentResponse* response) override {
     return answer_now(context_, call, [this, request, response]() -> absl::Status {
-      BITRUNG_ASSIGN_OR_RETURN(const engine::NewExperiment experiment, convert_graph(request->jobs()));
+      BITRUNG_ASSIGN_OR_RETURN(const engine::NewExperiment experiment,
+                               convert_graph(request->jobs()));
       return plan(context_.reader, experiment, *response);
     });
   }
 
-  grpc::ServerUnaryReactor* GetExperiment(grpc::CallbackServerContext* call, const v1::GetExperimentRequest* request,
+  grpc::ServerUnaryReactor* GetExperiment(grpc::CallbackServerContext* call,
+                                          const v1::GetExperimentRequest* request,
                                           v1::GetExperimentResponse* response) override {
     return answer_now(context_, call, [this, request, response]() -> absl::Status {
-      BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow row, context_.reader.experiment(request->experiment()));
+      BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow row,
+                               context_.reader.experiment(request->experiment()));
       BITRUNG_ASSIGN_OR_RETURN(*response->mutable_experiment(), experiment_view(context_, row));
       response->set_source_yaml(row.source_yaml);
       response->set_graph_sha256(row.graph_sha256.hex());
@@ -143,11 +155,14 @@ class ExperimentServiceImpl final : public v1::ExperimentService::CallbackServic
     });
   }
 
-  grpc::ServerUnaryReactor* ListExperiments(grpc::CallbackServerContext* call, const v1::ListExperimentsRequest* request,
+  grpc::ServerUnaryReactor* ListExperiments(grpc::CallbackServerContext* call,
+                                            const v1::ListExperimentsRequest* request,
                                             v1::ListExperimentsResponse* response) override {
     return answer_now(context_, call, [this, request, response]() -> absl::Status {
-      BITRUNG_ASSIGN_OR_RETURN(const Page page, parse_page(request->page_size(), request->page_token()));
-      BITRUNG_ASSIGN_OR_RETURN(auto rows, context_.reader.experiments(page.size + 1, page.position, request->name()));
+      BITRUNG_ASSIGN_OR_RETURN(const Page page,
+                               parse_page(request->page_size(), request->page_token()));
+      BITRUNG_ASSIGN_OR_RETURN(
+          auto rows, context_.reader.experiments(page.size + 1, page.position, request->name()));
       if (rows.size() > page.size) {
         rows.resize(page.size);
         response->set_next_page_token(page_token(number(rows.back().id)));
@@ -162,7 +177,8 @@ class ExperimentServiceImpl final : public v1::ExperimentService::CallbackServic
   grpc::ServerWriteReactor<v1::WatchExperimentResponse>* WatchExperiment(
       grpc::CallbackServerContext* call, const v1::WatchExperimentRequest* request) override {
     using Refused = RefusedStream<v1::WatchExperimentResponse>;
-    if (const grpc::Status status = context_.authority.check(*call); !status.ok()) return new Refused(status);
+    if (const grpc::Status status = context_.authority.check(*call); !status.ok())
+      return new Refused(status);
     const auto row = context_.reader.experiment(request->experiment());
     if (!row.ok()) return new Refused(to_grpc(row.status()));
     auto* watch = new ExperimentWatch(context_, row->id, request->cursor());
@@ -170,32 +186,43 @@ class ExperimentServiceImpl final : public v1::ExperimentService::CallbackServic
     return watch;
   }
 
-  grpc::ServerUnaryReactor* CancelExperiment(grpc::CallbackServerContext* call, const v1::CancelExperimentRequest* request,
+  grpc::ServerUnaryReactor* CancelExperiment(grpc::CallbackServerContext* call,
+                                             const v1::CancelExperimentRequest* request,
                                              v1::CancelExperimentResponse* response) override {
-    return answer_later(context_, call, [this, request, response](grpc::ServerUnaryReactor* reactor) -> absl::Status {
-      BITRUNG_ASSIGN_OR_RETURN(std::vector<JobId> jobs, find_jobs(request->experiment(), request->jobs()));
-      context_.engine.cancel(std::move(jobs), [response, reactor](const absl::StatusOr<std::uint32_t>& changed) {
-        if (changed.ok()) response->set_changed(*changed);
-        reactor->Finish(to_grpc(changed.status()));
-      });
-      return absl::OkStatus();
-    });
+    return answer_later(
+        context_, call,
+        [this, request, response](grpc::ServerUnaryReactor* reactor) -> absl::Status {
+          BITRUNG_ASSIGN_OR_RETURN(std::vector<JobId> jobs,
+                                   find_jobs(request->experiment(), request->jobs()));
+          context_.engine.cancel(std::move(jobs),
+                                 [response, reactor](const absl::StatusOr<std::uint32_t>& changed) {
+                                   if (changed.ok()) response->set_changed(*changed);
+                                   reactor->Finish(to_grpc(changed.status()));
+                                 });
+          return absl::OkStatus();
+        });
   }
 
-  grpc::ServerUnaryReactor* RetryExperiment(grpc::CallbackServerContext* call, const v1::RetryExperimentRequest* request,
+  grpc::ServerUnaryReactor* RetryExperiment(grpc::CallbackServerContext* call,
+                                            const v1::RetryExperimentRequest* request,
                                             v1::RetryExperimentResponse* response) override {
-    return answer_later(context_, call, [this, request, response](grpc::ServerUnaryReactor* reactor) -> absl::Status {
-      BITRUNG_ASSIGN_OR_RETURN(std::vector<JobId> jobs, find_jobs(request->experiment(), request->jobs()));
-      context_.engine.retry(std::move(jobs), [response, reactor](const absl::StatusOr<std::uint32_t>& changed) {
-        if (changed.ok()) response->set_changed(*changed);
-        reactor->Finish(to_grpc(changed.status()));
-      });
-      return absl::OkStatus();
-    });
+    return answer_later(
+        context_, call,
+        [this, request, response](grpc::ServerUnaryReactor* reactor) -> absl::Status {
+          BITRUNG_ASSIGN_OR_RETURN(std::vector<JobId> jobs,
+                                   find_jobs(request->experiment(), request->jobs()));
+          context_.engine.retry(std::move(jobs),
+                                [response, reactor](const absl::StatusOr<std::uint32_t>& changed) {
+                                  if (changed.ok()) response->set_changed(*changed);
+                                  reactor->Finish(to_grpc(changed.status()));
+                                });
+          return absl::OkStatus();
+        });
   }
 
  private:
-  absl::Status submitted(const absl::StatusOr<engine::SubmitAnswer>& answer, v1::SubmitExperimentResponse& response) const {
+  absl::Status submitted(const absl::StatusOr<engine::SubmitAnswer>& answer,
+                         v1::SubmitExperimentResponse& response) const {
     BITRUNG_RETURN_IF_ERROR(answer.status());
     BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow row, context_.reader.experiment(answer->id));
     BITRUNG_ASSIGN_OR_RETURN(*response.mutable_experiment(), experiment_view(context_, row));
@@ -204,8 +231,9 @@ class ExperimentServiceImpl final : public v1::ExperimentService::CallbackServic
   }
 
   // The named jobs, or all of the experiment.
-  absl::StatusOr<std::vector<JobId>> find_jobs(const std::string& experiment,
-                                               const google::protobuf::RepeatedPtrField<std::string>& names) const {
+  absl::StatusOr<std::vector<JobId>> find_jobs(
+      const std::string& experiment,
+      const google::protobuf::RepeatedPtrField<std::string>& names) const {
     BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow row, context_.reader.experiment(experiment));
     std::vector<JobId> jobs;
     for (const std::string& job_name : names) {
@@ -213,7 +241,9 @@ class ExperimentServiceImpl final : public v1::ExperimentService::CallbackServic
       jobs.push_back(job.spec.id);
     }
     if (names.empty()) {
-      BITRUNG_ASSIGN_OR_RETURN(const auto all, context_.reader.jobs(row.id, std::numeric_limits<std::int32_t>::max(), 0));
+      BITRUNG_ASSIGN_OR_RETURN(
+          const auto all,
+          context_.reader.jobs(row.id, std::numeric_limits<std::int32_t>::max(), 0));
       for (const db::JobRow& job : all) jobs.push_back(job.spec.id);
     }
     return jobs;

@@ -24,12 +24,14 @@ class Explainer {
 
   absl::StatusOr<std::vector<std::string>> run(const std::vector<core::Reason>& reasons) {
     for (const core::Reason& reason : reasons) {
-      BITRUNG_ASSIGN_OR_RETURN(std::string line, std::visit([this](const auto& value) { return text(value); }, reason));
+      BITRUNG_ASSIGN_OR_RETURN(
+          std::string line, std::visit([this](const auto& value) { return text(value); }, reason));
       lines_.push_back(std::move(line));
     }
     for (const std::string& advice : advice_) lines_.push_back(advice);
     if (!job_.state.error.empty() && job_.state.state != JobState::kFailed) {
-      lines_.push_back(fmt::format("its last attempt ended as {}: {}", name(job_.state.failure_class), job_.state.error));
+      lines_.push_back(fmt::format("its last attempt ended as {}: {}",
+                                   name(job_.state.failure_class), job_.state.error));
     }
     return std::move(lines_);
   }
@@ -41,8 +43,10 @@ class Explainer {
   Line display(JobId id) {
     BITRUNG_ASSIGN_OR_RETURN(const db::JobRow row, reader_.job(id));
     if (row.spec.experiment == job_.spec.experiment) return row.spec.name;
-    BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow experiment, reader_.experiment(row.spec.experiment));
-    return fmt::format("{} (experiment {})/{}", experiment.name, number(experiment.id), row.spec.name);
+    BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow experiment,
+                             reader_.experiment(row.spec.experiment));
+    return fmt::format("{} (experiment {})/{}", experiment.name, number(experiment.id),
+                       row.spec.name);
   }
 
   Line text(const core::WaitsForParent& reason) {
@@ -54,7 +58,8 @@ class Explainer {
     return fmt::format("an equal job is at work, {}; its result will be taken", other);
   }
   Line text(const core::WaitsForRetry& reason) {
-    return fmt::format("retry {} of {} begins in {}", reason.retries_used, reason.retries, seconds(reason.remaining));
+    return fmt::format("retry {} of {} begins in {}", reason.retries_used, reason.retries,
+                       seconds(reason.remaining));
   }
   Line text(const core::NoWorkerConnected&) {
     advice_.insert("start one: bitrung-worker --server ADDRESS --state-dir DIR");
@@ -69,18 +74,23 @@ class Explainer {
       case Reason::kStopping:
         return fmt::format("worker {} is stopping", reason.worker);
       case Reason::kNoDataset:
-        advice_.insert(fmt::format("on the worker: bitrung data fetch {0}, or start it with --data-dir DIR where {0} lies",
-                                   reason.dataset));
+        advice_.insert(fmt::format(
+            "on the worker: bitrung data fetch {0}, or start it with --data-dir DIR where {0} lies",
+            reason.dataset));
         return fmt::format("worker {} does not have {}", reason.worker, reason.dataset);
       case Reason::kOtherDataset:
-        return fmt::format("worker {} has another copy of {}: {} there, the experiment began with {}", reason.worker,
-                           reason.dataset, reason.present ? reason.present->hex().substr(0, 12) : "none",
-                           reason.wanted ? reason.wanted->hex().substr(0, 12) : "none");
+        return fmt::format(
+            "worker {} has another copy of {}: {} there, the experiment began with {}",
+            reason.worker, reason.dataset,
+            reason.present ? reason.present->hex().substr(0, 12) : "none",
+            reason.wanted ? reason.wanted->hex().substr(0, 12) : "none");
       case Reason::kMemory:
-        return fmt::format("worker {} has no slot with {} (its largest device has {})", reason.worker,
-                           gibibytes(reason.memory_wanted), gibibytes(reason.memory_present));
+        return fmt::format("worker {} has no slot with {} (its largest device has {})",
+                           reason.worker, gibibytes(reason.memory_wanted),
+                           gibibytes(reason.memory_present));
       case Reason::kNumerics:
-        return fmt::format("worker {} computes with another numerics version than this job wants", reason.worker);
+        return fmt::format("worker {} computes with another numerics version than this job wants",
+                           reason.worker);
       case Reason::kBusy:
         return fmt::format("worker {} fits, but all its slots are busy", reason.worker);
     }
@@ -88,20 +98,24 @@ class Explainer {
   }
   Line text(const core::QueuedBehind& reason) {
     return reason.jobs == 0 ? std::string("it is the next to get a slot")
-                            : fmt::format("{} ready job{} come{} first", reason.jobs, reason.jobs == 1 ? "" : "s",
-                                          reason.jobs == 1 ? "s" : "");
+                            : fmt::format("{} ready job{} come{} first", reason.jobs,
+                                          reason.jobs == 1 ? "" : "s", reason.jobs == 1 ? "s" : "");
   }
   Line text(const core::IsOffered& reason) {
     return fmt::format("attempt {} is offered to worker {}", reason.attempt, reason.worker);
   }
   Line text(const core::IsRunning& reason) {
-    if (reason.connected) return fmt::format("attempt {} runs on worker {}", reason.attempt, reason.worker);
-    return fmt::format("attempt {} ran on worker {}, which is away; it is given up in {} unless the worker comes back",
-                       reason.attempt, reason.worker, seconds(reason.lease_remaining));
+    if (reason.connected)
+      return fmt::format("attempt {} runs on worker {}", reason.attempt, reason.worker);
+    return fmt::format(
+        "attempt {} ran on worker {}, which is away; it is given up in {} unless the worker comes "
+        "back",
+        reason.attempt, reason.worker, seconds(reason.lease_remaining));
   }
   Line text(const core::IsSkipped& reason) {
     BITRUNG_ASSIGN_OR_RETURN(const std::string because, display(reason.because));
-    BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow experiment, reader_.experiment(job_.spec.experiment));
+    BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow experiment,
+                             reader_.experiment(job_.spec.experiment));
     BITRUNG_ASSIGN_OR_RETURN(const db::JobRow cause, reader_.job(reason.because));
     advice_.insert(fmt::format("run both again: bitrung retry {} {}", experiment.name, because));
     return fmt::format("skipped, because {} is {}", because, name(cause.state.state));
@@ -116,15 +130,18 @@ class Explainer {
       return fmt::format("succeeded in attempt {}{}", job_.state.attempt, why);
     }
     if (job_.state.state == JobState::kFailed) {
-      return fmt::format("failed after {} attempt{} as {}: {}", job_.state.attempt, job_.state.attempt == 1 ? "" : "s",
-                         name(job_.state.failure_class), job_.state.error);
+      return fmt::format("failed after {} attempt{} as {}: {}", job_.state.attempt,
+                         job_.state.attempt == 1 ? "" : "s", name(job_.state.failure_class),
+                         job_.state.error);
     }
     return std::string(name(job_.state.state));
   }
 
-  // It was trained although something similar had been recorded before: the first option that differs.
+  // It was trained although something similar had been recorded before: the first option that
+  // differs.
   absl::StatusOr<std::string> why_not_cached() {
-    BITRUNG_ASSIGN_OR_RETURN(const auto similar, reader_.succeeded_like(job_.spec.model, job_.spec.dataset, 64));
+    BITRUNG_ASSIGN_OR_RETURN(const auto similar,
+                             reader_.succeeded_like(job_.spec.model, job_.spec.dataset, 64));
     const db::JobRow* nearest = nullptr;
     std::size_t fewest = 0;
     std::string difference;
@@ -150,7 +167,8 @@ class Explainer {
 
 }  // namespace
 
-absl::StatusOr<std::vector<std::string>> explain_text(db::StoreReader& reader, const db::JobRow& job,
+absl::StatusOr<std::vector<std::string>> explain_text(db::StoreReader& reader,
+                                                      const db::JobRow& job,
                                                       const std::vector<core::Reason>& reasons) {
   return Explainer(reader, job).run(reasons);
 }

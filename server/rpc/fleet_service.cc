@@ -17,7 +17,8 @@ absl::Status worker_view(const Context& context, const core::WorkerInfo& info, v
   to_proto(info, out);
   for (const core::AttemptKey& key : info.attempts) {
     BITRUNG_ASSIGN_OR_RETURN(const db::JobRow job, context.reader.job(key.job));
-    BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow experiment, context.reader.experiment(job.spec.experiment));
+    BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow experiment,
+                             context.reader.experiment(job.spec.experiment));
     out.add_jobs(fmt::format("{}/{}", experiment.name, job.spec.name));
   }
   return absl::OkStatus();
@@ -27,35 +28,43 @@ class FleetServiceImpl final : public v1::FleetService::CallbackService {
  public:
   explicit FleetServiceImpl(const Context& context) : context_(context) {}
 
-  grpc::ServerUnaryReactor* ListWorkers(grpc::CallbackServerContext* call, const v1::ListWorkersRequest*,
+  grpc::ServerUnaryReactor* ListWorkers(grpc::CallbackServerContext* call,
+                                        const v1::ListWorkersRequest*,
                                         v1::ListWorkersResponse* response) override {
     return answer_later(context_, call, [this, response](grpc::ServerUnaryReactor* reactor) {
-      context_.engine.workers([this, response, reactor](absl::StatusOr<std::vector<core::WorkerInfo>> workers) {
-        absl::Status status = workers.status();
-        if (status.ok()) {
-          std::ranges::sort(*workers, {}, &core::WorkerInfo::name);
-          for (const core::WorkerInfo& info : *workers) status.Update(worker_view(context_, info, *response->add_workers()));
-        }
-        reactor->Finish(to_grpc(status));
-      });
+      context_.engine.workers(
+          [this, response, reactor](absl::StatusOr<std::vector<core::WorkerInfo>> workers) {
+            absl::Status status = workers.status();
+            if (status.ok()) {
+              std::ranges::sort(*workers, {}, &core::WorkerInfo::name);
+              for (const core::WorkerInfo& info : *workers)
+                status.Update(worker_view(context_, info, *response->add_workers()));
+            }
+            reactor->Finish(to_grpc(status));
+          });
       return absl::OkStatus();
     });
   }
 
-  grpc::ServerUnaryReactor* DrainWorker(grpc::CallbackServerContext* call, const v1::DrainWorkerRequest* request,
+  grpc::ServerUnaryReactor* DrainWorker(grpc::CallbackServerContext* call,
+                                        const v1::DrainWorkerRequest* request,
                                         v1::DrainWorkerResponse* response) override {
-    return answer_later(context_, call, [this, request, response](grpc::ServerUnaryReactor* reactor) {
-      context_.engine.drain(request->worker(), request->drain(),
-                            [this, response, reactor](const absl::StatusOr<core::WorkerInfo>& worker) {
-                              absl::Status status = worker.status();
-                              if (status.ok()) status = worker_view(context_, *worker, *response->mutable_worker());
-                              reactor->Finish(to_grpc(status));
-                            });
-      return absl::OkStatus();
-    });
+    return answer_later(
+        context_, call, [this, request, response](grpc::ServerUnaryReactor* reactor) {
+          context_.engine.drain(
+              request->worker(), request->drain(),
+              [this, response, reactor](const absl::StatusOr<core::WorkerInfo>& worker) {
+                absl::Status status = worker.status();
+                if (status.ok())
+                  status = worker_view(context_, *worker, *response->mutable_worker());
+                reactor->Finish(to_grpc(status));
+              });
+          return absl::OkStatus();
+        });
   }
 
-  grpc::ServerUnaryReactor* GetServer(grpc::CallbackServerContext* call, const v1::GetServerRequest*,
+  grpc::ServerUnaryReactor* GetServer(grpc::CallbackServerContext* call,
+                                      const v1::GetServerRequest*,
                                       v1::GetServerResponse* response) override {
     return answer_now(context_, call, [this, response] {
       response->set_version(context_.version);

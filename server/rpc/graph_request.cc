@@ -30,7 +30,8 @@ std::optional<T> member(const nlohmann::json& object, const char* key) {
   if constexpr (std::is_same_v<T, std::string>) {
     if (!found->is_string()) return std::nullopt;
   } else {
-    if (!found->is_number_unsigned() || found->get<std::uint64_t>() > std::numeric_limits<T>::max()) return std::nullopt;
+    if (!found->is_number_unsigned() || found->get<std::uint64_t>() > std::numeric_limits<T>::max())
+      return std::nullopt;
   }
   return found->get<T>();
 }
@@ -38,14 +39,17 @@ std::optional<T> member(const nlohmann::json& object, const char* key) {
 // The headline options, read from the canonical text so that they cannot disagree with it.
 absl::Status read_spec(const v1::JobNode& node, db::JobSpecRow& row) {
   if (node.spec_json().size() > kSpecBytesMax) {
-    return absl::ResourceExhaustedError(fmt::format("job \"{}\": its options have {} bytes, the limit is {}",
-                                                    node.name(), node.spec_json().size(), kSpecBytesMax));
+    return absl::ResourceExhaustedError(
+        fmt::format("job \"{}\": its options have {} bytes, the limit is {}", node.name(),
+                    node.spec_json().size(), kSpecBytesMax));
   }
-  const nlohmann::json spec = nlohmann::json::parse(node.spec_json(), nullptr, /*allow_exceptions=*/false);
+  const nlohmann::json spec =
+      nlohmann::json::parse(node.spec_json(), nullptr, /*allow_exceptions=*/false);
   if (!spec.is_object()) return invalid(node.name(), "spec_json is no JSON object");
   const auto text = [&](const char* key, std::string& out) -> absl::Status {
     auto value = member<std::string>(spec, key);
-    if (!value || !is_valid_name(*value)) return invalid(node.name(), fmt::format("spec_json has no valid \"{}\"", key));
+    if (!value || !is_valid_name(*value))
+      return invalid(node.name(), fmt::format("spec_json has no valid \"{}\"", key));
     out = *std::move(value);
     return absl::OkStatus();
   };
@@ -76,19 +80,22 @@ absl::Status read_spec(const v1::JobNode& node, db::JobSpecRow& row) {
   return absl::OkStatus();
 }
 
-absl::Status read_inputs(const v1::JobNode& node, int job_count, db::JobSpecRow& row, core::NewJob& out) {
+absl::Status read_inputs(const v1::JobNode& node, int job_count, db::JobSpecRow& row,
+                         core::NewJob& out) {
   for (const v1::JobInput& input : node.inputs()) {
     BITRUNG_ASSIGN_OR_RETURN(const InputRole role, from_proto(input.role()));
     switch (input.source_case()) {
       case v1::JobInput::kJobIndex:
         if (input.job_index() >= static_cast<std::uint32_t>(job_count)) {
-          return invalid(node.name(), fmt::format("input job_index {} is beyond the {} jobs", input.job_index(), job_count));
+          return invalid(node.name(), fmt::format("input job_index {} is beyond the {} jobs",
+                                                  input.job_index(), job_count));
         }
         out.parents.push_back({input.job_index(), role});
         row.inputs.push_back({role, JobId{input.job_index()}, std::nullopt});
         continue;
       case v1::JobInput::kArtifactSha256: {
-        BITRUNG_ASSIGN_OR_RETURN(const Digest digest, parse_digest(input.artifact_sha256(), "artifact_sha256"));
+        BITRUNG_ASSIGN_OR_RETURN(const Digest digest,
+                                 parse_digest(input.artifact_sha256(), "artifact_sha256"));
         out.artifacts.emplace_back(role, digest);
         row.inputs.push_back({role, std::nullopt, digest});
         continue;
@@ -103,16 +110,20 @@ absl::Status read_inputs(const v1::JobNode& node, int job_count, db::JobSpecRow&
 
 absl::Status read_limits(const v1::JobNode& node) {
   if (node.retries() > kRetriesMax) {
-    return invalid(node.name(), fmt::format("retries is {}, the limit is {}", node.retries(), kRetriesMax));
+    return invalid(node.name(),
+                   fmt::format("retries is {}, the limit is {}", node.retries(), kRetriesMax));
   }
   if (!std::isfinite(node.timeout_seconds()) || node.timeout_seconds() < 0) {
-    return invalid(node.name(), fmt::format("timeout_seconds is {}; 0 or more is allowed", node.timeout_seconds()));
+    return invalid(node.name(), fmt::format("timeout_seconds is {}; 0 or more is allowed",
+                                            node.timeout_seconds()));
   }
   if (node.priority() < -kPriorityMax || node.priority() > kPriorityMax) {
-    return invalid(node.name(), fmt::format("priority is {}; {} to {} are allowed", node.priority(), -kPriorityMax, kPriorityMax));
+    return invalid(node.name(), fmt::format("priority is {}; {} to {} are allowed", node.priority(),
+                                            -kPriorityMax, kPriorityMax));
   }
   if (node.devices() != 1) {
-    return invalid(node.name(), fmt::format("devices is {}; a job trains on 1 device", node.devices()));
+    return invalid(node.name(),
+                   fmt::format("devices is {}; a job trains on 1 device", node.devices()));
   }
   if (!std::isfinite(node.estimated_flops()) || node.estimated_flops() < 0) {
     return invalid(node.name(), "estimated_flops is not a finite number of 0 or more");
@@ -126,8 +137,9 @@ Digest graph_digest(const engine::NewExperiment& experiment) {
   for (const db::JobSpecRow& row : experiment.rows) {
     nlohmann::json inputs = nlohmann::json::array();
     for (const db::InputRow& input : row.inputs) {
-      inputs.push_back({std::string(name(input.role)), input.parent ? nlohmann::json(number(*input.parent))
-                                                                    : nlohmann::json(input.artifact->hex())});
+      inputs.push_back(
+          {std::string(name(input.role)), input.parent ? nlohmann::json(number(*input.parent))
+                                                       : nlohmann::json(input.artifact->hex())});
     }
     graph.push_back({row.name, row.aliases, row.spec_sha256.hex(), std::move(inputs)});
   }
@@ -136,11 +148,13 @@ Digest graph_digest(const engine::NewExperiment& experiment) {
 
 }  // namespace
 
-absl::StatusOr<engine::NewExperiment> convert_graph(const google::protobuf::RepeatedPtrField<v1::JobNode>& jobs) {
+absl::StatusOr<engine::NewExperiment> convert_graph(
+    const google::protobuf::RepeatedPtrField<v1::JobNode>& jobs) {
   if (jobs.empty()) return absl::InvalidArgumentError("an experiment needs at least one job");
   if (jobs.size() > kJobsPerExperimentMax) {
     return absl::ResourceExhaustedError(
-        fmt::format("the experiment has {} jobs, the limit is {}; split it", jobs.size(), kJobsPerExperimentMax));
+        fmt::format("the experiment has {} jobs, the limit is {}; split it", jobs.size(),
+                    kJobsPerExperimentMax));
   }
   engine::NewExperiment experiment;
   experiment.rows.reserve(static_cast<std::size_t>(jobs.size()));
@@ -180,8 +194,10 @@ absl::StatusOr<engine::NewExperiment> convert_graph(const google::protobuf::Repe
   }
   if (const auto cycle = core::find_cycle(experiment.nodes); !cycle.empty()) {
     std::string text;
-    for (const std::uint32_t index : cycle) text += fmt::format("{} -> ", experiment.rows[index].name);
-    return absl::InvalidArgumentError(fmt::format("jobs form a cycle: {}{}", text, experiment.rows[cycle.front()].name));
+    for (const std::uint32_t index : cycle)
+      text += fmt::format("{} -> ", experiment.rows[index].name);
+    return absl::InvalidArgumentError(
+        fmt::format("jobs form a cycle: {}{}", text, experiment.rows[cycle.front()].name));
   }
   BITRUNG_RETURN_IF_ERROR(core::check_graph(experiment.nodes));
   experiment.graph_sha256 = graph_digest(experiment);
@@ -190,15 +206,16 @@ absl::StatusOr<engine::NewExperiment> convert_graph(const google::protobuf::Repe
 
 absl::StatusOr<engine::NewExperiment> convert_submit(const v1::SubmitExperimentRequest& request) {
   if (request.request_id().empty() || request.request_id().size() > kRequestIdBytesMax) {
-    return absl::InvalidArgumentError(
-        fmt::format("request_id has {} bytes; 1 to {} are allowed", request.request_id().size(), kRequestIdBytesMax));
+    return absl::InvalidArgumentError(fmt::format("request_id has {} bytes; 1 to {} are allowed",
+                                                  request.request_id().size(), kRequestIdBytesMax));
   }
   if (!is_valid_name(request.name())) {
-    return absl::InvalidArgumentError(fmt::format("experiment \"{}\": {}", request.name().substr(0, 128), kNameRule));
+    return absl::InvalidArgumentError(
+        fmt::format("experiment \"{}\": {}", request.name().substr(0, 128), kNameRule));
   }
   if (request.source_yaml().size() > kSourceBytesMax) {
-    return absl::ResourceExhaustedError(
-        fmt::format("source_yaml has {} bytes, the limit is {}", request.source_yaml().size(), kSourceBytesMax));
+    return absl::ResourceExhaustedError(fmt::format("source_yaml has {} bytes, the limit is {}",
+                                                    request.source_yaml().size(), kSourceBytesMax));
   }
   BITRUNG_ASSIGN_OR_RETURN(engine::NewExperiment experiment, convert_graph(request.jobs()));
   experiment.request_id = request.request_id();

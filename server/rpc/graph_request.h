@@ -1,5 +1,5 @@
-// A submitted graph, checked and turned into the server's own words. Everything that comes from outside is checked here,
-// once; what passes is safe for the core and the store.
+// A submitted graph, checked and turned into the server's own words. Everything that comes from
+// outside is checked here, once; what passes is safe for the core and the store.
 #pragma once
 
 #include <string>
@@ -15,9 +15,10 @@ namespace bitrung::rpc {
 inline constexpr int kJobsPerExperimentMax = 100'000;
 inline constexpr std::size_t kSpecBytesMax = std::size_t{64} << 10;
 
-// rows and nodes of the graph; names, options, inputs and their acyclicity are checked. InvalidArgument or
-// ResourceExhausted with the job's name, the value and what is allowed.
-absl::StatusOr<engine::NewExperiment> convert_graph(const google::protobuf::RepeatedPtrField<v1::JobNode>& jobs);
+// rows and nodes of the graph; names, options, inputs and their acyclicity are checked.
+// InvalidArgument or ResourceExhausted with the job's name, the value and what is allowed.
+absl::StatusOr<engine::NewExperiment> convert_graph(
+    const google::protobuf::RepeatedPtrField<v1::JobNode>& jobs);
 
 // The whole submit.
 absl::StatusOr<engine::NewExperiment> convert_submit(const v1::SubmitExperimentRequest& request);

@@ -24,12 +24,14 @@ constexpr std::size_t kLinesPerMessageMax = 1000;
 constexpr int kJobsPerSeriesCallMax = 1000;
 constexpr std::uint32_t kBucketsDefault = 1000;
 constexpr std::uint32_t kBucketsMax = 10'000;
-// Points a slow reader of a live series may be behind before the oldest are dropped; GetSeries has them all.
+// Points a slow reader of a live series may be behind before the oldest are dropped; GetSeries has
+// them all.
 constexpr std::size_t kPointsQueuedMax = 10'000;
 
 class LogStream final : public PullStream<v1::StreamLogsResponse> {
  public:
-  LogStream(const Context& context, const db::JobRow& job, const v1::StreamLogsRequest& request, std::uint64_t skip)
+  LogStream(const Context& context, const db::JobRow& job, const v1::StreamLogsRequest& request,
+            std::uint64_t skip)
       : PullStream(context.pool),
         context_(context),
         job_(job.spec.id),
@@ -38,13 +40,14 @@ class LogStream final : public PullStream<v1::StreamLogsResponse> {
         skip_(skip),
         follow_(request.follow()) {
     if (follow_) {
-      subscription_ = context.publisher.subscribe(job.spec.experiment, {.on_jobs = [this] { wake(); },
-                                                                        .on_progress = nullptr,
-                                                                        .on_points = nullptr,
-                                                                        .on_logs =
-                                                                            [this](JobId id) {
-                                                                              if (id == job_) wake();
-                                                                            }});
+      subscription_ =
+          context.publisher.subscribe(job.spec.experiment, {.on_jobs = [this] { wake(); },
+                                                            .on_progress = nullptr,
+                                                            .on_points = nullptr,
+                                                            .on_logs =
+                                                                [this](JobId id) {
+                                                                  if (id == job_) wake();
+                                                                }});
     }
   }
 
@@ -59,12 +62,14 @@ class LogStream final : public PullStream<v1::StreamLogsResponse> {
 
   // False when no line will ever follow.
   absl::StatusOr<bool> fill(v1::StreamLogsResponse& message) {
-    // The state first: lines are recorded before the attempt ends, so after a terminal state none can follow.
+    // The state first: lines are recorded before the attempt ends, so after a terminal state none
+    // can follow.
     BITRUNG_ASSIGN_OR_RETURN(const db::JobRow job, context_.reader.job(job_));
     const bool may_grow = follow_ && !is_terminal(job.state.state);
     while (message.lines_size() == 0) {
-      BITRUNG_ASSIGN_OR_RETURN(
-          const auto lines, context_.reader.logs(job_, only_attempt_, last_attempt_, last_line_, kLinesPerMessageMax));
+      BITRUNG_ASSIGN_OR_RETURN(const auto lines,
+                               context_.reader.logs(job_, only_attempt_, last_attempt_, last_line_,
+                                                    kLinesPerMessageMax));
       for (const db::LogRow& line : lines) {
         last_attempt_ = line.attempt;
         last_line_ = line.line;
@@ -102,10 +107,11 @@ class SeriesWatch final : public PullStream<v1::WatchSeriesResponse> {
         job_(job.spec.id),
         names_(request.names().begin(), request.names().end()) {
     subscription_ = context.publisher.subscribe(
-        job.spec.experiment, {.on_jobs = [this] { wake(); },
-                              .on_progress = nullptr,
-                              .on_points = [this](const engine::RecordedPoints& recorded) { take(recorded); },
-                              .on_logs = nullptr});
+        job.spec.experiment,
+        {.on_jobs = [this] { wake(); },
+         .on_progress = nullptr,
+         .on_points = [this](const engine::RecordedPoints& recorded) { take(recorded); },
+         .on_logs = nullptr});
   }
 
  private:
@@ -162,7 +168,8 @@ class JobServiceImpl final : public v1::JobService::CallbackService {
  public:
   explicit JobServiceImpl(const Context& context) : context_(context) {}
 
-  grpc::ServerUnaryReactor* GetJob(grpc::CallbackServerContext* call, const v1::GetJobRequest* request,
+  grpc::ServerUnaryReactor* GetJob(grpc::CallbackServerContext* call,
+                                   const v1::GetJobRequest* request,
                                    v1::GetJobResponse* response) override {
     return answer_now(context_, call, [this, request, response]() -> absl::Status {
       BITRUNG_ASSIGN_OR_RETURN(const db::JobRow row, find_job(context_, request->job()));
@@ -174,12 +181,16 @@ class JobServiceImpl final : public v1::JobService::CallbackService {
     });
   }
 
-  grpc::ServerUnaryReactor* ListJobs(grpc::CallbackServerContext* call, const v1::ListJobsRequest* request,
+  grpc::ServerUnaryReactor* ListJobs(grpc::CallbackServerContext* call,
+                                     const v1::ListJobsRequest* request,
                                      v1::ListJobsResponse* response) override {
     return answer_now(context_, call, [this, request, response]() -> absl::Status {
-      BITRUNG_ASSIGN_OR_RETURN(const Page page, parse_page(request->page_size(), request->page_token()));
-      BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow experiment, context_.reader.experiment(request->experiment()));
-      BITRUNG_ASSIGN_OR_RETURN(auto rows, context_.reader.jobs(experiment.id, page.size + 1, page.position));
+      BITRUNG_ASSIGN_OR_RETURN(const Page page,
+                               parse_page(request->page_size(), request->page_token()));
+      BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow experiment,
+                               context_.reader.experiment(request->experiment()));
+      BITRUNG_ASSIGN_OR_RETURN(auto rows,
+                               context_.reader.jobs(experiment.id, page.size + 1, page.position));
       if (rows.size() > page.size) {
         rows.resize(page.size);
         response->set_next_page_token(page_token(number(rows.back().spec.id)));
@@ -191,22 +202,27 @@ class JobServiceImpl final : public v1::JobService::CallbackService {
     });
   }
 
-  grpc::ServerUnaryReactor* ExplainJob(grpc::CallbackServerContext* call, const v1::ExplainJobRequest* request,
+  grpc::ServerUnaryReactor* ExplainJob(grpc::CallbackServerContext* call,
+                                       const v1::ExplainJobRequest* request,
                                        v1::ExplainJobResponse* response) override {
-    return answer_later(context_, call, [this, request, response](grpc::ServerUnaryReactor* reactor) -> absl::Status {
-      BITRUNG_ASSIGN_OR_RETURN(const db::JobRow row, find_job(context_, request->job()));
-      context_.engine.explain(row.spec.id, [this, id = row.spec.id, response, reactor](
-                                               const absl::StatusOr<std::vector<core::Reason>>& reasons) {
-        reactor->Finish(to_grpc(explained(id, reasons, *response)));
-      });
-      return absl::OkStatus();
-    });
+    return answer_later(
+        context_, call,
+        [this, request, response](grpc::ServerUnaryReactor* reactor) -> absl::Status {
+          BITRUNG_ASSIGN_OR_RETURN(const db::JobRow row, find_job(context_, request->job()));
+          context_.engine.explain(
+              row.spec.id, [this, id = row.spec.id, response,
+                            reactor](const absl::StatusOr<std::vector<core::Reason>>& reasons) {
+                reactor->Finish(to_grpc(explained(id, reasons, *response)));
+              });
+          return absl::OkStatus();
+        });
   }
 
-  grpc::ServerWriteReactor<v1::StreamLogsResponse>* StreamLogs(grpc::CallbackServerContext* call,
-                                                               const v1::StreamLogsRequest* request) override {
+  grpc::ServerWriteReactor<v1::StreamLogsResponse>* StreamLogs(
+      grpc::CallbackServerContext* call, const v1::StreamLogsRequest* request) override {
     using Refused = RefusedStream<v1::StreamLogsResponse>;
-    if (const grpc::Status status = context_.authority.check(*call); !status.ok()) return new Refused(status);
+    if (const grpc::Status status = context_.authority.check(*call); !status.ok())
+      return new Refused(status);
     const auto job = find_job(context_, request->job());
     if (!job.ok()) return new Refused(to_grpc(job.status()));
     std::uint64_t skip = 0;
@@ -220,24 +236,27 @@ class JobServiceImpl final : public v1::JobService::CallbackService {
     return stream;
   }
 
-  grpc::ServerUnaryReactor* GetSeries(grpc::CallbackServerContext* call, const v1::GetSeriesRequest* request,
+  grpc::ServerUnaryReactor* GetSeries(grpc::CallbackServerContext* call,
+                                      const v1::GetSeriesRequest* request,
                                       v1::GetSeriesResponse* response) override {
     return answer_now(context_, call, [this, request, response]() -> absl::Status {
       if (request->jobs_size() > kJobsPerSeriesCallMax) {
-        return absl::InvalidArgumentError(
-            fmt::format("{} jobs in one call, the limit is {}", request->jobs_size(), kJobsPerSeriesCallMax));
+        return absl::InvalidArgumentError(fmt::format("{} jobs in one call, the limit is {}",
+                                                      request->jobs_size(), kJobsPerSeriesCallMax));
       }
       if (request->buckets_max() > kBucketsMax) {
         return absl::InvalidArgumentError(
             fmt::format("buckets_max is {}, the limit is {}", request->buckets_max(), kBucketsMax));
       }
-      const std::uint32_t buckets = request->buckets_max() == 0 ? kBucketsDefault : request->buckets_max();
+      const std::uint32_t buckets =
+          request->buckets_max() == 0 ? kBucketsDefault : request->buckets_max();
       const std::vector<std::string> names(request->names().begin(), request->names().end());
       for (const v1::JobReference& reference : request->jobs()) {
         BITRUNG_ASSIGN_OR_RETURN(const db::JobRow job, find_job(context_, reference));
         // A cached job has no attempt: its series are those of the job that really ran.
         const JobId source = job.state.cached_from.value_or(job.spec.id);
-        BITRUNG_ASSIGN_OR_RETURN(const auto rows, context_.reader.series(source, names, /*with_points=*/true));
+        BITRUNG_ASSIGN_OR_RETURN(const auto rows,
+                                 context_.reader.series(source, names, /*with_points=*/true));
         for (const db::SeriesRow& row : join_attempts(rows)) {
           v1::Series& out = *response->add_series();
           out.set_job_id(number(job.spec.id));
@@ -249,10 +268,11 @@ class JobServiceImpl final : public v1::JobService::CallbackService {
     });
   }
 
-  grpc::ServerWriteReactor<v1::WatchSeriesResponse>* WatchSeries(grpc::CallbackServerContext* call,
-                                                                 const v1::WatchSeriesRequest* request) override {
+  grpc::ServerWriteReactor<v1::WatchSeriesResponse>* WatchSeries(
+      grpc::CallbackServerContext* call, const v1::WatchSeriesRequest* request) override {
     using Refused = RefusedStream<v1::WatchSeriesResponse>;
-    if (const grpc::Status status = context_.authority.check(*call); !status.ok()) return new Refused(status);
+    if (const grpc::Status status = context_.authority.check(*call); !status.ok())
+      return new Refused(status);
     const auto job = find_job(context_, request->job());
     if (!job.ok()) return new Refused(to_grpc(job.status()));
     auto* watch = new SeriesWatch(context_, *job, *request);

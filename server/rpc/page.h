@@ -22,17 +22,21 @@ struct Page {
 
 inline absl::StatusOr<Page> parse_page(std::uint32_t size, std::string_view token) {
   if (size > kPageSizeMax) {
-    return absl::InvalidArgumentError(fmt::format("page_size is {}, the limit is {}", size, kPageSizeMax));
+    return absl::InvalidArgumentError(
+        fmt::format("page_size is {}, the limit is {}", size, kPageSizeMax));
   }
   Page page{size == 0 ? kPageSizeDefault : size, 0};
   if (token.empty()) return page;
-  const auto [end, error] = std::from_chars(token.data(), token.data() + token.size(), page.position);
+  const auto [end, error] =
+      std::from_chars(token.data(), token.data() + token.size(), page.position);
   if (error != std::errc() || end != token.data() + token.size() || page.position <= 0) {
     return absl::InvalidArgumentError("page_token is not from an earlier answer");
   }
   return page;
 }
 
-inline std::string page_token(std::int64_t position) { return std::to_string(position); }
+inline std::string page_token(std::int64_t position) {
+  return std::to_string(position);
+}
 
 }  // namespace bitrung::rpc

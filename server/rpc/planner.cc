@@ -21,7 +21,8 @@ namespace {
 constexpr std::size_t kCandidatesMax = 64;
 
 absl::StatusOr<std::string> display_name(db::StoreReader& reader, const db::JobRow& row) {
-  BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow experiment, reader.experiment(row.spec.experiment));
+  BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow experiment,
+                           reader.experiment(row.spec.experiment));
   return fmt::format("{}/{}", experiment.name, row.spec.name);
 }
 
@@ -32,7 +33,8 @@ class Planner {
 
   absl::Status run(v1::PlanExperimentResponse& response) {
     for (std::size_t i = 0; i < experiment_.rows.size(); ++i) response.add_jobs();
-    for (const std::uint32_t index : core::topological_order(core::child_lists(experiment_.nodes))) {
+    for (const std::uint32_t index :
+         core::topological_order(core::child_lists(experiment_.nodes))) {
       BITRUNG_RETURN_IF_ERROR(plan_job(index, *response.mutable_jobs(static_cast<int>(index))));
     }
     return absl::OkStatus();
@@ -41,7 +43,8 @@ class Planner {
  private:
   absl::Status plan_job(std::uint32_t index, v1::PlannedJob& out) {
     const db::JobSpecRow& row = experiment_.rows[index];
-    BITRUNG_ASSIGN_OR_RETURN(const auto equal, reader_.succeeded_with_spec(row.spec_sha256, kCandidatesMax));
+    BITRUNG_ASSIGN_OR_RETURN(const auto equal,
+                             reader_.succeeded_with_spec(row.spec_sha256, kCandidatesMax));
     for (const db::JobRow& candidate : equal) {
       BITRUNG_ASSIGN_OR_RETURN(const bool same, has_equal_inputs(index, candidate));
       if (!same) continue;
@@ -52,12 +55,14 @@ class Planner {
     }
     if (!equal.empty()) {
       BITRUNG_ASSIGN_OR_RETURN(const std::string there, display_name(reader_, equal.front()));
-      out.set_reason(fmt::format("{} has equal options but another teacher, start or copy of {}", there, row.dataset));
+      out.set_reason(fmt::format("{} has equal options but another teacher, start or copy of {}",
+                                 there, row.dataset));
     }
     return compare(row, out);
   }
 
-  // True if the recorded job's identity is what this one's would be on the same copy of the data set.
+  // True if the recorded job's identity is what this one's would be on the same copy of the data
+  // set.
   absl::StatusOr<bool> has_equal_inputs(std::uint32_t index, const db::JobRow& candidate) {
     if (!candidate.state.identity) return false;
     const core::NewJob& node = experiment_.nodes[index];
@@ -102,7 +107,8 @@ class Planner {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<const std::vector<db::JobRow>*> similar_jobs(const std::string& model, const std::string& dataset) {
+  absl::StatusOr<const std::vector<db::JobRow>*> similar_jobs(const std::string& model,
+                                                              const std::string& dataset) {
     const auto key = std::pair(model, dataset);
     auto found = similar_.find(key);
     if (found == similar_.end()) {
@@ -120,7 +126,8 @@ class Planner {
 
 }  // namespace
 
-std::string first_difference(std::string_view spec_there, std::string_view spec_here, std::size_t* differences) {
+std::string first_difference(std::string_view spec_there, std::string_view spec_here,
+                             std::size_t* differences) {
   const auto there = nlohmann::json::parse(spec_there, nullptr, /*allow_exceptions=*/false);
   const auto here = nlohmann::json::parse(spec_here, nullptr, /*allow_exceptions=*/false);
   std::string first;
@@ -136,7 +143,9 @@ std::string first_difference(std::string_view spec_there, std::string_view spec_
       if (count++ > 0) continue;
       std::string option = path.substr(1);
       std::ranges::replace(option, '/', '.');
-      const auto shown = [](const std::string& text) { return text.empty() ? std::string("absent") : text; };
+      const auto shown = [](const std::string& text) {
+        return text.empty() ? std::string("absent") : text;
+      };
       first = fmt::format("{} is {} there, {} here", option, shown(pair.first), shown(pair.second));
     }
   }
@@ -144,7 +153,8 @@ std::string first_difference(std::string_view spec_there, std::string_view spec_
   return first;
 }
 
-absl::Status plan(db::StoreReader& reader, const engine::NewExperiment& experiment, v1::PlanExperimentResponse& response) {
+absl::Status plan(db::StoreReader& reader, const engine::NewExperiment& experiment,
+                  v1::PlanExperimentResponse& response) {
   return Planner(reader, experiment).run(response);
 }
 

@@ -1,16 +1,17 @@
-// A server stream that reads what to send when it is told that something changed, and when the last message is out. A slow
-// reader thus gets fewer, fuller messages and nothing queues up.
+// A server stream that reads what to send when it is told that something changed, and when the last
+// message is out. A slow reader thus gets fewer, fuller messages and nothing queues up.
 //
-// produce() runs on the pool, never twice at once. wake() may be called from any thread. The object deletes itself.
+// produce() runs on the pool, never twice at once. wake() may be called from any thread. The object
+// deletes itself.
 #pragma once
 
 #include <memory>
 #include <mutex>
 
-#include <boost/asio/post.hpp>
-#include <boost/asio/thread_pool.hpp>
 #include <grpcpp/support/server_callback.h>
 #include <grpcpp/support/status.h>
+#include <boost/asio/post.hpp>
+#include <boost/asio/thread_pool.hpp>
 
 #include "server/engine/publisher.h"
 
@@ -88,8 +89,8 @@ class PullStream : public grpc::ServerWriteReactor<Response> {
 
   boost::asio::thread_pool& pool_;
   std::mutex mutex_;
-  bool busy_ = false;      // pump() is queued or running, or a write is under way.
-  bool dirty_ = false;     // Woken since the last produce().
+  bool busy_ = false;   // pump() is queued or running, or a write is under way.
+  bool dirty_ = false;  // Woken since the last produce().
   bool cancelled_ = false;
   bool finished_ = false;
   Response message_;

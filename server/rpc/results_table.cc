@@ -29,7 +29,8 @@ struct RowKey {
 };
 
 struct Cell {
-  std::vector<std::pair<std::string, const db::JobRow*>> jobs;  // With the name's part after the entry.
+  std::vector<std::pair<std::string, const db::JobRow*>>
+      jobs;  // With the name's part after the entry.
 };
 
 std::pair<std::string, std::string> split_name(const std::string& full) {
@@ -59,11 +60,14 @@ double sample_sd(const std::vector<double>& values) {
 
 // The state that a person should look at first.
 JobState worst(const Cell& cell) {
-  constexpr std::array kByAttention = {JobState::kFailed,     JobState::kSkipped, JobState::kCancelled,
-                                       JobState::kCancelling, JobState::kRunning, JobState::kOffered,
-                                       JobState::kReady,      JobState::kBlocked, JobState::kSucceeded};
+  constexpr std::array kByAttention = {
+      JobState::kFailed,     JobState::kSkipped, JobState::kCancelled,
+      JobState::kCancelling, JobState::kRunning, JobState::kOffered,
+      JobState::kReady,      JobState::kBlocked, JobState::kSucceeded};
   for (const JobState state : kByAttention) {
-    if (std::ranges::any_of(cell.jobs, [state](const auto& job) { return job.second->state.state == state; })) return state;
+    if (std::ranges::any_of(cell.jobs,
+                            [state](const auto& job) { return job.second->state.state == state; }))
+      return state;
   }
   return JobState::kSucceeded;
 }
@@ -79,7 +83,8 @@ void fill_cell(const Cell& cell, const Cell* first, v1::ResultsCell& out) {
     if (!value) continue;
     accuracies.push_back(*value);
     if (first == nullptr) continue;
-    const auto twin = std::ranges::find(first->jobs, rest, &std::pair<std::string, const db::JobRow*>::first);
+    const auto twin =
+        std::ranges::find(first->jobs, rest, &std::pair<std::string, const db::JobRow*>::first);
     if (twin == first->jobs.end()) continue;
     if (const auto other = accuracy(*twin->second)) differences.push_back(*value - *other);
   }
@@ -98,7 +103,8 @@ void fill_results_table(const std::vector<db::JobRow>& jobs, v1::GetResultsRespo
   const auto add = [&](const std::string& full, const db::JobRow& job) {
     auto [entry, rest] = split_name(full);
     if (std::ranges::find(entries, entry) == entries.end()) entries.push_back(entry);
-    const RowKey key{job.spec.model, job.spec.dataset, job.spec.method, job.spec.weight_bits, job.spec.activation_bits};
+    const RowKey key{job.spec.model, job.spec.dataset, job.spec.method, job.spec.weight_bits,
+                     job.spec.activation_bits};
     table[key][entry].jobs.emplace_back(std::move(rest), &job);
   };
   for (const db::JobRow& job : jobs) {
@@ -120,7 +126,8 @@ void fill_results_table(const std::vector<db::JobRow>& jobs, v1::GetResultsRespo
       out.set_entry(entry);
       const auto found = cells.find(entry);
       if (found == cells.end()) continue;
-      fill_cell(found->second, found == first || first == cells.end() ? nullptr : &first->second, out);
+      fill_cell(found->second, found == first || first == cells.end() ? nullptr : &first->second,
+                out);
     }
   }
 }

@@ -14,7 +14,9 @@ std::vector<db::SeriesRow> join_attempts(const std::vector<db::SeriesRow>& serie
     std::ranges::sort(attempts, {}, &db::SeriesRow::attempt);
     db::SeriesRow all = *attempts.front();
     for (auto next = attempts.begin() + 1; next != attempts.end(); ++next) {
-      std::erase_if(all.points, [first = (*next)->first_step](const auto& point) { return point.first >= first; });
+      std::erase_if(all.points, [first = (*next)->first_step](const auto& point) {
+        return point.first >= first;
+      });
       all.points.insert(all.points.end(), (*next)->points.begin(), (*next)->points.end());
       all.attempt = (*next)->attempt;
     }

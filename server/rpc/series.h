@@ -9,8 +9,8 @@
 
 namespace bitrung::rpc {
 
-// Joins the attempts of each metric: a later attempt's points replace an earlier one's from its first step on, because it
-// trained those steps again. Points come out by step; series by name.
+// Joins the attempts of each metric: a later attempt's points replace an earlier one's from its
+// first step on, because it trained those steps again. Points come out by step; series by name.
 std::vector<db::SeriesRow> join_attempts(const std::vector<db::SeriesRow>& series);
 
 // At most `buckets_max` buckets of equally many points; with fewer points each is its own bucket.

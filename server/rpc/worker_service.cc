@@ -1,5 +1,5 @@
-// WorkerService: one bidirectional stream per worker. Statements become events of the engine; the engine's messages go out
-// in order, one write at a time.
+// WorkerService: one bidirectional stream per worker. Statements become events of the engine; the
+// engine's messages go out in order, one write at a time.
 #include <cmath>
 #include <deque>
 #include <memory>
@@ -23,7 +23,9 @@ constexpr std::size_t kSeriesNameBytesMax = 64;
 constexpr std::size_t kWorkerTextBytesMax = 256;
 constexpr int kSlotsMax = 1024;
 
-core::AttemptKey from_proto(const v1::AttemptKey& key) { return {JobId{key.job_id()}, key.attempt()}; }
+core::AttemptKey from_proto(const v1::AttemptKey& key) {
+  return {JobId{key.job_id()}, key.attempt()};
+}
 
 void to_proto(const core::AttemptKey& key, v1::AttemptKey& out) {
   out.set_job_id(number(key.job));
@@ -32,8 +34,8 @@ void to_proto(const core::AttemptKey& key, v1::AttemptKey& out) {
 
 absl::Status check_text(std::string_view what, std::string_view text) {
   if (text.empty() || text.size() > kWorkerTextBytesMax) {
-    return absl::InvalidArgumentError(
-        fmt::format("{} has {} bytes; 1 to {} are allowed", what, text.size(), kWorkerTextBytesMax));
+    return absl::InvalidArgumentError(fmt::format("{} has {} bytes; 1 to {} are allowed", what,
+                                                  text.size(), kWorkerTextBytesMax));
   }
   return absl::OkStatus();
 }
@@ -43,7 +45,8 @@ absl::StatusOr<std::vector<core::DatasetInfo>> from_proto(
   std::vector<core::DatasetInfo> out;
   for (const v1::Dataset& dataset : datasets) {
     BITRUNG_RETURN_IF_ERROR(check_text("data set name", dataset.name()));
-    BITRUNG_ASSIGN_OR_RETURN(const Digest digest, parse_digest(dataset.sha256(), "data set digest"));
+    BITRUNG_ASSIGN_OR_RETURN(const Digest digest,
+                             parse_digest(dataset.sha256(), "data set digest"));
     out.push_back({dataset.name(), digest});
   }
   return out;
@@ -55,8 +58,8 @@ absl::StatusOr<core::SessionOpened> from_proto(const v1::Hello& hello, SessionId
   BITRUNG_RETURN_IF_ERROR(check_text("worker_id", hello.worker_id()));
   BITRUNG_RETURN_IF_ERROR(check_text("worker name", hello.name()));
   if (hello.slots_size() > kSlotsMax) {
-    return absl::ResourceExhaustedError(
-        fmt::format("worker {} has {} slots, the limit is {}", hello.name(), hello.slots_size(), kSlotsMax));
+    return absl::ResourceExhaustedError(fmt::format("worker {} has {} slots, the limit is {}",
+                                                    hello.name(), hello.slots_size(), kSlotsMax));
   }
   event.worker_id = hello.worker_id();
   event.name = hello.name();
@@ -73,13 +76,14 @@ absl::StatusOr<core::SessionOpened> from_proto(const v1::Hello& hello, SessionId
 
 absl::StatusOr<std::vector<db::PointRow>> from_proto(const v1::Metrics& metrics) {
   if (metrics.points_size() > kPointsPerMessageMax) {
-    return absl::ResourceExhaustedError(
-        fmt::format("{} points in one message, the limit is {}", metrics.points_size(), kPointsPerMessageMax));
+    return absl::ResourceExhaustedError(fmt::format("{} points in one message, the limit is {}",
+                                                    metrics.points_size(), kPointsPerMessageMax));
   }
   for (const std::string& series : metrics.names()) {
     if (series.size() > kSeriesNameBytesMax || !is_valid_name(series)) {
-      return absl::InvalidArgumentError(fmt::format(
-          "\"{}\" is no name of a series: 1 to {} letters, digits and . _ = -", series.substr(0, 80), kSeriesNameBytesMax));
+      return absl::InvalidArgumentError(
+          fmt::format("\"{}\" is no name of a series: 1 to {} letters, digits and . _ = -",
+                      series.substr(0, 80), kSeriesNameBytesMax));
     }
   }
   std::vector<db::PointRow> points;
@@ -88,8 +92,10 @@ absl::StatusOr<std::vector<db::PointRow>> from_proto(const v1::Metrics& metrics)
     if (point.name_index() >= static_cast<std::uint32_t>(metrics.names_size())) {
       return absl::InvalidArgumentError("a point names no series of its message");
     }
-    if (!std::isfinite(point.value())) return absl::InvalidArgumentError("a point's value is not finite");
-    points.push_back({metrics.names(static_cast<int>(point.name_index())), point.step(), point.value()});
+    if (!std::isfinite(point.value()))
+      return absl::InvalidArgumentError("a point's value is not finite");
+    points.push_back(
+        {metrics.names(static_cast<int>(point.name_index())), point.step(), point.value()});
   }
   return points;
 }
@@ -148,10 +154,13 @@ class Sink final : public engine::SessionSink {
   Session* session_;
 };
 
-class Session final : public grpc::ServerBidiReactor<v1::OpenSessionRequest, v1::OpenSessionResponse> {
+class Session final
+    : public grpc::ServerBidiReactor<v1::OpenSessionRequest, v1::OpenSessionResponse> {
  public:
   explicit Session(const Context& context)
-      : context_(context), sink_(std::make_shared<Sink>(this)), id_(context.engine.open_session(sink_)) {
+      : context_(context),
+        sink_(std::make_shared<Sink>(this)),
+        id_(context.engine.open_session(sink_)) {
     StartRead(&request_);
   }
 
@@ -231,27 +240,30 @@ class Session final : public grpc::ServerBidiReactor<v1::OpenSessionRequest, v1:
         core::Heartbeat event{id_, request.heartbeat().sequence(), {}};
         for (const v1::HeldAttempt& held : request.heartbeat().attempts()) {
           event.held.push_back(from_proto(held.key()));
-          if (held.has_progress()) context_.engine.progress(id_, from_proto(held.key()), from_proto(held.progress()));
+          if (held.has_progress())
+            context_.engine.progress(id_, from_proto(held.key()), from_proto(held.progress()));
         }
         context_.engine.post(std::move(event));
         return absl::OkStatus();
       }
       case v1::OpenSessionRequest::kStarted:
-        context_.engine.post(
-            core::AttemptStarted{id_, from_proto(request.started().key()), request.started().resumed_epoch()});
+        context_.engine.post(core::AttemptStarted{id_, from_proto(request.started().key()),
+                                                  request.started().resumed_epoch()});
         return absl::OkStatus();
       case v1::OpenSessionRequest::kMetrics: {
         BITRUNG_ASSIGN_OR_RETURN(std::vector<db::PointRow> points, from_proto(request.metrics()));
-        context_.engine.points(id_, from_proto(request.metrics().key()), request.metrics().first_sequence(),
-                               std::move(points));
+        context_.engine.points(id_, from_proto(request.metrics().key()),
+                               request.metrics().first_sequence(), std::move(points));
         return absl::OkStatus();
       }
       case v1::OpenSessionRequest::kLogs:
         return handle_logs(request.logs());
       case v1::OpenSessionRequest::kCheckpoint: {
         const v1::Checkpoint& checkpoint = request.checkpoint();
-        BITRUNG_ASSIGN_OR_RETURN(const Digest digest, stored_artifact(checkpoint.artifact_sha256()));
-        context_.engine.post(core::CheckpointStored{id_, from_proto(checkpoint.key()), checkpoint.epoch(), digest});
+        BITRUNG_ASSIGN_OR_RETURN(const Digest digest,
+                                 stored_artifact(checkpoint.artifact_sha256()));
+        context_.engine.post(
+            core::CheckpointStored{id_, from_proto(checkpoint.key()), checkpoint.epoch(), digest});
         return absl::OkStatus();
       }
       case v1::OpenSessionRequest::kOutcome:
@@ -267,20 +279,21 @@ class Session final : public grpc::ServerBidiReactor<v1::OpenSessionRequest, v1:
       case v1::OpenSessionRequest::STATEMENT_NOT_SET:
         break;
     }
-    return absl::UnimplementedError("this server does not know the statement; is the worker newer than the server?");
+    return absl::UnimplementedError(
+        "this server does not know the statement; is the worker newer than the server?");
   }
 
   absl::Status handle_logs(const v1::Logs& logs) {
     if (logs.lines_size() > kLinesPerMessageMax) {
-      return absl::ResourceExhaustedError(
-          fmt::format("{} log lines in one message, the limit is {}", logs.lines_size(), kLinesPerMessageMax));
+      return absl::ResourceExhaustedError(fmt::format(
+          "{} log lines in one message, the limit is {}", logs.lines_size(), kLinesPerMessageMax));
     }
     std::vector<db::LogRow> lines;
     lines.reserve(static_cast<std::size_t>(logs.lines_size()));
     for (const v1::LogText& line : logs.lines()) {
       if (line.text().size() > kLogTextBytesMax) {
-        return absl::ResourceExhaustedError(
-            fmt::format("a log line has {} bytes, the limit is {}", line.text().size(), kLogTextBytesMax));
+        return absl::ResourceExhaustedError(fmt::format("a log line has {} bytes, the limit is {}",
+                                                        line.text().size(), kLogTextBytesMax));
       }
       lines.push_back({.attempt = 0, .line = 0, .time_ms = line.time_ms(), .text = line.text()});
     }
@@ -298,9 +311,10 @@ class Session final : public grpc::ServerBidiReactor<v1::OpenSessionRequest, v1:
         return absl::OkStatus();
       }
       case v1::Outcome::kFailed: {
-        BITRUNG_ASSIGN_OR_RETURN(const FailureClass failure, rpc::from_proto(outcome.failed().failure_class()));
-        context_.engine.post(
-            core::AttemptFailed{id_, key, failure, outcome.failed().message().substr(0, kLogTextBytesMax)});
+        BITRUNG_ASSIGN_OR_RETURN(const FailureClass failure,
+                                 rpc::from_proto(outcome.failed().failure_class()));
+        context_.engine.post(core::AttemptFailed{
+            id_, key, failure, outcome.failed().message().substr(0, kLogTextBytesMax)});
         return absl::OkStatus();
       }
       case v1::Outcome::kCancelled:
@@ -316,7 +330,8 @@ class Session final : public grpc::ServerBidiReactor<v1::OpenSessionRequest, v1:
   absl::StatusOr<Digest> stored_artifact(const std::string& hex) const {
     BITRUNG_ASSIGN_OR_RETURN(const Digest digest, parse_digest(hex, "artifact_sha256"));
     if (!context_.artifacts.contains(digest)) {
-      return absl::FailedPreconditionError(fmt::format("artifact {} is not uploaded; upload it first", hex));
+      return absl::FailedPreconditionError(
+          fmt::format("artifact {} is not uploaded; upload it first", hex));
     }
     return digest;
   }
@@ -336,7 +351,8 @@ void Sink::send(engine::ToWorker message) {
   if (session_ != nullptr) session_->send(message);
 }
 
-class RefusedSession final : public grpc::ServerBidiReactor<v1::OpenSessionRequest, v1::OpenSessionResponse> {
+class RefusedSession final
+    : public grpc::ServerBidiReactor<v1::OpenSessionRequest, v1::OpenSessionResponse> {
  public:
   explicit RefusedSession(const grpc::Status& status) { Finish(status); }
   void OnDone() override { delete this; }
@@ -348,7 +364,8 @@ class WorkerServiceImpl final : public v1::WorkerService::CallbackService {
 
   grpc::ServerBidiReactor<v1::OpenSessionRequest, v1::OpenSessionResponse>* OpenSession(
       grpc::CallbackServerContext* call) override {
-    if (const grpc::Status status = context_.authority.check(*call); !status.ok()) return new RefusedSession(status);
+    if (const grpc::Status status = context_.authority.check(*call); !status.ok())
+      return new RefusedSession(status);
     return new Session(context_);
   }
 

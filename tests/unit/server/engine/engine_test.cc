@@ -46,7 +46,8 @@ class RecordingSink final : public SessionSink {
   T take() {
     std::unique_lock lock(mutex_);
     for (std::size_t next = 0;; ++next) {
-      if (!changed_.wait_for(lock, std::chrono::seconds(20), [&] { return messages_.size() > next; })) {
+      if (!changed_.wait_for(lock, std::chrono::seconds(20),
+                             [&] { return messages_.size() > next; })) {
         ADD_FAILURE() << "the message did not come";
         return T();
       }
@@ -80,18 +81,25 @@ class BreakableStore final : public db::Store {
   absl::Status commit() override {
     return broken ? absl::ResourceExhaustedError("commit: the disk is full") : store_->commit();
   }
-  absl::Status insert_experiment(const db::ExperimentRow& row) override { return store_->insert_experiment(row); }
+  absl::Status insert_experiment(const db::ExperimentRow& row) override {
+    return store_->insert_experiment(row);
+  }
   absl::Status insert_job(const db::JobSpecRow& spec, const db::JobStateRow& state) override {
     return store_->insert_job(spec, state);
   }
-  absl::Status update_job(const db::JobStateRow& state) override { return store_->update_job(state); }
+  absl::Status update_job(const db::JobStateRow& state) override {
+    return store_->update_job(state);
+  }
   absl::Status set_experiment_finished(ExperimentId id, std::int64_t at) override {
     return store_->set_experiment_finished(id, at);
   }
-  absl::Status save_attempt(const db::AttemptRow& row) override { return store_->save_attempt(row); }
+  absl::Status save_attempt(const db::AttemptRow& row) override {
+    return store_->save_attempt(row);
+  }
   absl::Status insert_pin(const db::PinRow& row) override { return store_->insert_pin(row); }
   absl::Status save_worker(const db::WorkerRow& row) override { return store_->save_worker(row); }
-  absl::Status record_artifact(const Digest& sha256, std::uint64_t size, std::int64_t now) override {
+  absl::Status record_artifact(const Digest& sha256, std::uint64_t size,
+                               std::int64_t now) override {
     return store_->record_artifact(sha256, size, now);
   }
   absl::StatusOr<std::uint64_t> append_points(JobId job, std::uint32_t attempt, std::uint64_t first,
@@ -105,7 +113,8 @@ class BreakableStore final : public db::Store {
   absl::StatusOr<std::optional<db::ExperimentRow>> find_request(std::string_view id) override {
     return store_->find_request(id);
   }
-  absl::StatusOr<std::optional<ExperimentId>> find_active(std::string_view name, const Digest& graph) override {
+  absl::StatusOr<std::optional<ExperimentId>> find_active(std::string_view name,
+                                                          const Digest& graph) override {
     return store_->find_active(name, graph);
   }
   absl::StatusOr<std::string> spec_json(JobId id) override { return store_->spec_json(id); }
@@ -115,16 +124,18 @@ class BreakableStore final : public db::Store {
   std::unique_ptr<db::Store> store_;
 };
 
-// An engine on a real store in a directory; the directory outlives it, so that a test can start another one on it.
+// An engine on a real store in a directory; the directory outlives it, so that a test can start
+// another one on it.
 class RunningEngine {
  public:
   RunningEngine(const std::filesystem::path& directory, ManualClock& clock)
-      : store_(db::Store::open(directory).value()), reader_(db::StoreReader::open(directory).value()) {
+      : store_(db::Store::open(directory).value()),
+        reader_(db::StoreReader::open(directory).value()) {
     core::Settings settings;
     settings.term = store_.term();
-    engine_ = std::make_unique<Engine>(store_, *reader_, settings, clock, publisher_, [this](const absl::Status& status) {
-      failed_.set_value(status);
-    });
+    engine_ =
+        std::make_unique<Engine>(store_, *reader_, settings, clock, publisher_,
+                                 [this](const absl::Status& status) { failed_.set_value(status); });
     EXPECT_TRUE(engine_->load().ok());
     thread_ = std::thread([this] { engine_->run(); });
   }
@@ -141,7 +152,9 @@ class RunningEngine {
 
   absl::StatusOr<SubmitAnswer> submit(NewExperiment experiment) {
     std::promise<absl::StatusOr<SubmitAnswer>> answer;
-    engine_->submit(std::move(experiment), [&answer](absl::StatusOr<SubmitAnswer> value) { answer.set_value(std::move(value)); });
+    engine_->submit(std::move(experiment), [&answer](absl::StatusOr<SubmitAnswer> value) {
+      answer.set_value(std::move(value));
+    });
     return answer.get_future().get();
   }
 
@@ -222,7 +235,9 @@ class EngineTest : public testing::Test {
   }
   ~EngineTest() override { std::filesystem::remove_all(directory_); }
 
-  db::JobRow stored(std::int64_t job) { return db::StoreReader::open(directory_).value()->job(JobId{job}).value(); }
+  db::JobRow stored(std::int64_t job) {
+    return db::StoreReader::open(directory_).value()->job(JobId{job}).value();
+  }
 
   std::filesystem::path directory_;
   ManualClock clock_;
@@ -266,8 +281,9 @@ TEST_F(EngineTest, Submits_OfOneTurn_AreBothRecorded_AndSeeEachOther) {
   RunningEngine engine(directory_, clock_);
   std::vector<std::promise<absl::StatusOr<SubmitAnswer>>> answers(3);
   for (std::size_t i = 0; i < answers.size(); ++i) {
-    engine->submit(two_jobs(i == 2 ? "r0" : "r" + std::to_string(i)),
-                   [&answers, i](const absl::StatusOr<SubmitAnswer>& value) { answers[i].set_value(value); });
+    engine->submit(
+        two_jobs(i == 2 ? "r0" : "r" + std::to_string(i)),
+        [&answers, i](const absl::StatusOr<SubmitAnswer>& value) { answers[i].set_value(value); });
   }
   const auto first = answers[0].get_future().get().value();
   EXPECT_NE(answers[1].get_future().get().value().id, first.id);
@@ -294,7 +310,8 @@ TEST_F(EngineTest, Offer_ComesWithOptionsNameAndTimeout_AfterItIsOnDisk) {
   EXPECT_EQ(stored(1).state.state, JobState::kSucceeded);
   const auto next = sink->take<FullOffer>();
   EXPECT_EQ(next.display_name, "two/student");
-  EXPECT_THAT(next.offer.inputs, testing::ElementsAre(std::pair(InputRole::kTeacher, sha256("teacher's weights"))));
+  EXPECT_THAT(next.offer.inputs,
+              testing::ElementsAre(std::pair(InputRole::kTeacher, sha256("teacher's weights"))));
 }
 
 TEST_F(EngineTest, Points_AreAcknowledgedOnce_AGapEndsTheSession_AStaleAttemptIsFenced) {
@@ -361,25 +378,33 @@ TEST_F(EngineTest, FailedCommit_EndsTheEngine_AndNothingIsSaid) {
   EXPECT_EQ(sink->count(), 0u);  // No offer.
   engine.store().broken = false;
   EXPECT_TRUE(absl::IsUnavailable(engine.submit(two_jobs("r2")).status()));
-  EXPECT_TRUE(absl::IsNotFound(db::StoreReader::open(directory_).value()->experiment("two").status()));
+  EXPECT_TRUE(
+      absl::IsNotFound(db::StoreReader::open(directory_).value()->experiment("two").status()));
 }
 
 TEST_F(EngineTest, CancelRetryDrainExplain_Answer) {
   RunningEngine engine(directory_, clock_);
   ASSERT_TRUE(engine.submit(two_jobs("r1")).ok());
   std::promise<std::uint32_t> cancelled;
-  engine->cancel({JobId{1}}, [&](const absl::StatusOr<std::uint32_t>& changed) { cancelled.set_value(*changed); });
+  engine->cancel({JobId{1}}, [&](const absl::StatusOr<std::uint32_t>& changed) {
+    cancelled.set_value(*changed);
+  });
   EXPECT_EQ(cancelled.get_future().get(), 2u);
   EXPECT_EQ(stored(2).state.state, JobState::kSkipped);
   std::promise<std::vector<core::Reason>> reasons;
-  engine->explain(JobId{2}, [&](const absl::StatusOr<std::vector<core::Reason>>& value) { reasons.set_value(*value); });
+  engine->explain(JobId{2}, [&](const absl::StatusOr<std::vector<core::Reason>>& value) {
+    reasons.set_value(*value);
+  });
   EXPECT_TRUE(std::holds_alternative<core::IsSkipped>(reasons.get_future().get().at(0)));
   std::promise<std::uint32_t> retried;
-  engine->retry({JobId{2}}, [&](const absl::StatusOr<std::uint32_t>& changed) { retried.set_value(*changed); });
+  engine->retry({JobId{2}},
+                [&](const absl::StatusOr<std::uint32_t>& changed) { retried.set_value(*changed); });
   EXPECT_EQ(retried.get_future().get(), 2u);
   EXPECT_EQ(stored(1).state.state, JobState::kReady);
   std::promise<absl::Status> unknown;
-  engine->drain("nobody", true, [&](const absl::StatusOr<core::WorkerInfo>& value) { unknown.set_value(value.status()); });
+  engine->drain("nobody", true, [&](const absl::StatusOr<core::WorkerInfo>& value) {
+    unknown.set_value(value.status());
+  });
   EXPECT_TRUE(absl::IsNotFound(unknown.get_future().get()));
 }
 

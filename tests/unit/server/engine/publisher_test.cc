@@ -9,10 +9,11 @@ TEST(Publisher, Listener_HearsOfItsExperimentOnly_UntilTheSubscriptionEnds) {
   Publisher publisher;
   int jobs = 0;
   int progress = 0;
-  auto subscription = publisher.subscribe(ExperimentId{1}, {.on_jobs = [&] { ++jobs; },
-                                                            .on_progress = [&](JobId) { ++progress; },
-                                                            .on_points = nullptr,
-                                                            .on_logs = nullptr});
+  auto subscription =
+      publisher.subscribe(ExperimentId{1}, {.on_jobs = [&] { ++jobs; },
+                                            .on_progress = [&](JobId) { ++progress; },
+                                            .on_points = nullptr,
+                                            .on_logs = nullptr});
   publisher.jobs_changed(ExperimentId{1});
   publisher.jobs_changed(ExperimentId{2});
   publisher.progress_changed(ExperimentId{1}, JobId{5}, Progress{});

@@ -43,7 +43,8 @@ TEST(ConvertSubmit, Headline_IsReadFromTheOptions) {
 
 TEST(ConvertSubmit, WhiteSpaceAndKeyOrder_DoNotMatter) {
   v1::SubmitExperimentRequest other = two_jobs();
-  other.mutable_jobs(0)->set_spec_json(R"({ "seed": 18446744073709551615, "model": "resnet8", "numerics": 1, "epochs": 3,
+  other.mutable_jobs(0)->set_spec_json(
+      R"({ "seed": 18446744073709551615, "model": "resnet8", "numerics": 1, "epochs": 3,
       "method": {"weights": "dorefa", "activations": "pact"}, "dataset": "synthetic",
       "bits": {"weights": 2, "activations": 4} })");
   const auto first = convert_submit(two_jobs());
@@ -75,20 +76,32 @@ TEST(ConvertSubmit, HostileRequests_AreRefusedWithTheReason) {
       {"bad name", [](auto& r) { r.set_name("a/b"); }, "a/b"},
       {"bad job name", [](auto& r) { r.mutable_jobs(0)->set_name("../x"); }, "../x"},
       {"name twice", [](auto& r) { r.mutable_jobs(0)->set_name("student"); }, "used twice"},
-      {"alias of another", [](auto& r) { r.mutable_jobs(0)->add_aliases("student"); }, "used twice"},
+      {"alias of another", [](auto& r) { r.mutable_jobs(0)->add_aliases("student"); },
+       "used twice"},
       {"no JSON", [](auto& r) { r.mutable_jobs(0)->set_spec_json("{"); }, "no JSON object"},
-      {"deep JSON", [](auto& r) { r.mutable_jobs(0)->set_spec_json(std::string(60'000, '[')); }, "no JSON object"},
-      {"huge options", [](auto& r) { r.mutable_jobs(0)->set_spec_json(std::string(70'000, ' ')); }, "the limit is 65536"},
+      {"deep JSON", [](auto& r) { r.mutable_jobs(0)->set_spec_json(std::string(60'000, '[')); },
+       "no JSON object"},
+      {"huge options", [](auto& r) { r.mutable_jobs(0)->set_spec_json(std::string(70'000, ' ')); },
+       "the limit is 65536"},
       {"no model", [](auto& r) { r.mutable_jobs(0)->set_spec_json("{}"); }, "\"model\""},
       {"retries", [](auto& r) { r.mutable_jobs(0)->set_retries(101); }, "the limit is 100"},
       {"timeout", [](auto& r) { r.mutable_jobs(0)->set_timeout_seconds(-1); }, "timeout_seconds"},
-      {"timeout NaN", [](auto& r) { r.mutable_jobs(0)->set_timeout_seconds(std::numeric_limits<double>::quiet_NaN()); }, "timeout"},
+      {"timeout NaN",
+       [](auto& r) {
+         r.mutable_jobs(0)->set_timeout_seconds(std::numeric_limits<double>::quiet_NaN());
+       },
+       "timeout"},
       {"priority", [](auto& r) { r.mutable_jobs(0)->set_priority(1001); }, "1001"},
       {"devices", [](auto& r) { r.mutable_jobs(0)->set_devices(2); }, "devices is 2"},
-      {"index", [](auto& r) { r.mutable_jobs(1)->mutable_inputs(0)->set_job_index(2); }, "job_index 2"},
-      {"role", [](auto& r) { r.mutable_jobs(1)->mutable_inputs(0)->set_role(v1::INPUT_ROLE_UNSPECIFIED); }, "role"},
-      {"no source", [](auto& r) { r.mutable_jobs(1)->mutable_inputs(0)->clear_job_index(); }, "neither"},
-      {"digest", [](auto& r) { r.mutable_jobs(1)->mutable_inputs(0)->set_artifact_sha256("xyz"); }, "64 hex digits"},
+      {"index", [](auto& r) { r.mutable_jobs(1)->mutable_inputs(0)->set_job_index(2); },
+       "job_index 2"},
+      {"role",
+       [](auto& r) { r.mutable_jobs(1)->mutable_inputs(0)->set_role(v1::INPUT_ROLE_UNSPECIFIED); },
+       "role"},
+      {"no source", [](auto& r) { r.mutable_jobs(1)->mutable_inputs(0)->clear_job_index(); },
+       "neither"},
+      {"digest", [](auto& r) { r.mutable_jobs(1)->mutable_inputs(0)->set_artifact_sha256("xyz"); },
+       "64 hex digits"},
       {"two teachers", [](auto& r) { *r.mutable_jobs(1)->add_inputs() = r.jobs(1).inputs(0); }, ""},
       {"itself", [](auto& r) { r.mutable_jobs(1)->mutable_inputs(0)->set_job_index(1); }, ""},
       {"cycle",
@@ -104,7 +117,8 @@ TEST(ConvertSubmit, HostileRequests_AreRefusedWithTheReason) {
     hostile.spoil(request);
     const auto converted = convert_submit(request);
     ASSERT_FALSE(converted.ok()) << hostile.what;
-    EXPECT_THAT(std::string(message(converted.status())), testing::HasSubstr(hostile.words)) << hostile.what;
+    EXPECT_THAT(std::string(message(converted.status())), testing::HasSubstr(hostile.words))
+        << hostile.what;
   }
 }
 

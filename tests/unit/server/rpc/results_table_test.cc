@@ -30,11 +30,12 @@ TEST(ResultsTable, BitsDown_EntriesAcross_SeedsFolded_DifferencesPaired) {
   // alone        32: 90, 92      4: 80, 84
   // assisted     32: the same    4: 83, (the second seed failed)
   v1::GetResultsResponse response;
-  fill_results_table({job("alone.bits=32.seed=1", 32, 90, {"assisted.bits=32.seed=1"}),
-                      job("alone.bits=32.seed=2", 32, 92, {"assisted.bits=32.seed=2"}), job("alone.bits=4.seed=1", 4, 80),
-                      job("alone.bits=4.seed=2", 4, 84), job("assisted.bits=4.seed=1", 4, 83),
-                      job("assisted.bits=4.seed=2", 4, std::nullopt)},
-                     response);
+  fill_results_table(
+      {job("alone.bits=32.seed=1", 32, 90, {"assisted.bits=32.seed=1"}),
+       job("alone.bits=32.seed=2", 32, 92, {"assisted.bits=32.seed=2"}),
+       job("alone.bits=4.seed=1", 4, 80), job("alone.bits=4.seed=2", 4, 84),
+       job("assisted.bits=4.seed=1", 4, 83), job("assisted.bits=4.seed=2", 4, std::nullopt)},
+      response);
   ASSERT_EQ(response.entries_size(), 2);
   EXPECT_EQ(response.entries(0), "alone");
   ASSERT_EQ(response.rows_size(), 2);

@@ -9,7 +9,8 @@ namespace {
 using testing::ElementsAre;
 using testing::Pair;
 
-db::SeriesRow series_of(std::uint32_t attempt, std::vector<std::pair<std::int64_t, double>> points) {
+db::SeriesRow series_of(std::uint32_t attempt,
+                        std::vector<std::pair<std::int64_t, double>> points) {
   db::SeriesRow row;
   row.attempt = attempt;
   row.name = "train_loss";
@@ -21,9 +22,11 @@ db::SeriesRow series_of(std::uint32_t attempt, std::vector<std::pair<std::int64_
 
 TEST(JoinAttempts, LaterAttempt_ReplacesWhatItTrainedAgain) {
   // Attempt 1 died after step 4; attempt 2 resumed after step 2.
-  const auto joined = join_attempts({series_of(1, {{1, 9}, {2, 8}, {3, 7}, {4, 6}}), series_of(2, {{3, 7.5}, {4, 6.5}, {5, 5}})});
+  const auto joined = join_attempts(
+      {series_of(1, {{1, 9}, {2, 8}, {3, 7}, {4, 6}}), series_of(2, {{3, 7.5}, {4, 6.5}, {5, 5}})});
   ASSERT_EQ(joined.size(), 1u);
-  EXPECT_THAT(joined[0].points, ElementsAre(Pair(1, 9), Pair(2, 8), Pair(3, 7.5), Pair(4, 6.5), Pair(5, 5)));
+  EXPECT_THAT(joined[0].points,
+              ElementsAre(Pair(1, 9), Pair(2, 8), Pair(3, 7.5), Pair(4, 6.5), Pair(5, 5)));
 }
 
 TEST(FillBuckets, FewPoints_AreTheirOwnBuckets_ManyKeepTheirExtremes) {
