@@ -72,29 +72,29 @@ void Scheduler::add(JobTable& jobs, JobIndex job) {
   if (added) {
     classes_.emplace_back().requirement = requirement;
   }
-  ReadyClass& ready = classes_[entry->second];
-  if (ready.jobs.empty()) {
-    ready.position = static_cast<std::uint32_t>(filled_.size());
+  const std::uint32_t number = entry->second;
+  ReadyClass& ready = classes_[number];
+  if (!ready.jobs.empty()) {
+    firsts_.erase({*ready.jobs.begin(), number});
+  } else if (!ready.untried) {
     ready.untried = true;
-    filled_.push_back(entry->second);
+    untried_.push_back(number);
   }
   BITRUNG_CHECK(ready.jobs.insert(key_of(jobs, job)).second);
-  jobs[job].queue = entry->second;
+  firsts_.insert({*ready.jobs.begin(), number});
+  jobs[job].queue = number;
 }
 
 void Scheduler::remove(JobTable& jobs, JobIndex job) {
   const std::uint32_t number = jobs[job].queue;
   BITRUNG_CHECK(number < classes_.size());
   ReadyClass& ready = classes_[number];
+  firsts_.erase({*ready.jobs.begin(), number});
   BITRUNG_CHECK(ready.jobs.erase(key_of(jobs, job)) == 1);
-  jobs[job].queue = kNone;
-  if (ready.jobs.empty()) {
-    const std::uint32_t last = filled_.back();
-    filled_[ready.position] = last;
-    classes_[last].position = ready.position;
-    filled_.pop_back();
-    ready.position = kNone;
+  if (!ready.jobs.empty()) {
+    firsts_.insert({*ready.jobs.begin(), number});
   }
+  jobs[job].queue = kNone;
 }
 
 void Scheduler::worker_changed(WorkerIndex worker) {
@@ -108,31 +108,26 @@ void Scheduler::worker_changed(WorkerIndex worker) {
 }
 
 std::optional<Placement> Scheduler::next(const JobTable& jobs, const Fleet& fleet) {
-  std::optional<Placement> best;
-  Key best_key;
-  if (!fleet.available().empty()) {
-    for (const std::uint32_t number : filled_) {
-      const ReadyClass& ready = classes_[number];
-      const Key& first = *ready.jobs.begin();
-      if (best.has_value() && !(first < best_key)) continue;
+  const bool may_fit = !changed_workers_.empty() || !untried_.empty();
+  if (may_fit && !fleet.available().empty()) {
+    for (const First& first : firsts_) {
+      const ReadyClass& ready = classes_[first.class_number];
       const std::span<const WorkerIndex> workers =
           ready.untried ? std::span(fleet.available()) : std::span(std::as_const(changed_workers_));
-      if (const auto placement = place(jobs, fleet, first.job, ready.requirement, workers)) {
-        best = placement;
-        best_key = first;
+      if (const auto placement = place(jobs, fleet, first.key.job, ready.requirement, workers)) {
+        return placement;
       }
     }
   }
-  if (!best.has_value()) {
-    for (const std::uint32_t number : filled_) {
-      classes_[number].untried = false;
-    }
-    for (const WorkerIndex worker : changed_workers_) {
-      is_changed_[worker] = false;
-    }
-    changed_workers_.clear();
+  for (const std::uint32_t number : untried_) {
+    classes_[number].untried = false;
   }
-  return best;
+  untried_.clear();
+  for (const WorkerIndex worker : changed_workers_) {
+    is_changed_[worker] = false;
+  }
+  changed_workers_.clear();
+  return std::nullopt;
 }
 
 std::optional<Placement> Scheduler::place(const JobTable& jobs, const Fleet& fleet, JobIndex job,
@@ -172,9 +167,10 @@ std::size_t Scheduler::jobs_before(const JobTable& jobs, const Fleet& fleet, Job
   };
   const Key key = key_of(jobs, job);
   std::size_t count = 0;
-  for (const std::uint32_t number : filled_) {
+  for (const auto& [first, number] : firsts_) {
+    if (!(first < key)) break;
     const ReadyClass& ready = classes_[number];
-    if (*ready.jobs.begin() < key && competes(ready.requirement)) {
+    if (competes(ready.requirement)) {
       count +=
           static_cast<std::size_t>(std::distance(ready.jobs.begin(), ready.jobs.lower_bound(key)));
     }

@@ -75,8 +75,14 @@ class Scheduler {
   struct ReadyClass {
     Requirement requirement;
     std::set<Key> jobs;
-    std::uint32_t position = kNone;  // In filled_.
-    bool untried = false;            // Workers that have not changed may fit as well.
+    bool untried = false;  // Workers that have not changed may fit as well.
+  };
+  // A class by its first job. Every class with jobs stands in firsts_ exactly once.
+  struct First {
+    Key key;
+    std::uint32_t class_number = kNone;
+
+    bool operator<(const First& other) const { return key < other.key; }
   };
 
   static Key key_of(const JobTable& jobs, JobIndex job);
@@ -86,7 +92,8 @@ class Scheduler {
 
   std::vector<ReadyClass> classes_;
   std::map<Requirement, std::uint32_t> class_numbers_;
-  std::vector<std::uint32_t> filled_;  // Classes with jobs, in no particular order.
+  std::set<First> firsts_;
+  std::vector<std::uint32_t> untried_;
   std::vector<WorkerIndex> changed_workers_;
   std::vector<bool> is_changed_;
 };
