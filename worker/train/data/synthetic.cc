@@ -63,15 +63,19 @@ std::array<ClassTexture, kClasses> make_textures(std::uint64_t seed) {
   return textures;
 }
 
-struct Strengths {
-  std::int32_t texture;
-  std::int32_t distractor;
-  std::int32_t noise;
-};
+// How strongly things show, as an amplitude in grey levels of 255.
+constexpr std::uint32_t kTextureMin = 5;
+constexpr std::uint32_t kTextureMax = 30;
+constexpr std::int32_t kDistractor = 22;
+// Amplitude of the noise: it has a triangular distribution, a deviation of 0.41 of this.
+constexpr std::int32_t kNoise = 70;
 
 void draw_image(const std::array<ClassTexture, kClasses>& textures, std::size_t label,
                 RandomStream& random, std::uint8_t* pixels) {
-  constexpr Strengths kStrength = {34, 18, 60};
+  // Faint and strong images make accuracy fall slowly with the network's quality instead of all at
+  // once.
+  const auto texture =
+      static_cast<std::int32_t>(kTextureMin + random.below(kTextureMax - kTextureMin + 1));
   const std::size_t other = (label + 1 + random.below(kClasses - 1)) % kClasses;
   struct Layer {
     Grating grating;
@@ -85,9 +89,9 @@ void draw_image(const std::array<ClassTexture, kClasses>& textures, std::size_t 
     }
     return result;
   };
-  const std::array<Layer, 3> layers = {
-      layer(textures[label][0], kStrength.texture), layer(textures[label][1], kStrength.texture),
-      layer(textures[other][random.below(2)], kStrength.distractor)};
+  const std::array<Layer, 3> layers = {layer(textures[label][0], texture),
+                                       layer(textures[label][1], texture),
+                                       layer(textures[other][random.below(2)], kDistractor)};
   std::array<std::int32_t, kImageChannels> base{};
   for (std::int32_t& c : base) {
     c = 96 + static_cast<std::int32_t>(random.below(64));
@@ -110,7 +114,7 @@ void draw_image(const std::array<ClassTexture, kClasses>& textures, std::size_t 
         // Sum of two uniform bytes, minus their mean: a triangular distribution of -255 .. 255.
         const auto noise = static_cast<std::int32_t>((noise_bits >> (16 * c)) & 0xffU) +
                            static_cast<std::int32_t>((noise_bits >> (16 * c + 8)) & 0xffU) - 255;
-        value += noise * kStrength.noise * 64;
+        value += noise * kNoise * 64;
         pixels[c * kImagePixels + static_cast<std::size_t>(y * kImageSide + x)] =
             static_cast<std::uint8_t>(std::clamp(value / 16384, 0, 255));
       }
