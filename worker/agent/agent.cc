@@ -505,7 +505,7 @@ void Agent::perform(const Exit&) {
   // Not now: the event that led here may come from a trainer or a session, whose handler is still
   // running.
   asio::post(io_, [this] {
-    session_.reset();
+    if (session_) session_->finish();
     for (auto& trainer : trainers_) trainer.reset();
     wake_up_.cancel();
     sync_timer_.cancel();

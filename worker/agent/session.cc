@@ -1,6 +1,7 @@
 #include "worker/agent/session.h"
 
 #include <charconv>
+#include <chrono>
 #include <deque>
 #include <utility>
 
@@ -11,8 +12,15 @@
 #include <grpcpp/support/client_callback.h>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
 
 namespace bitrung::agent {
+namespace {
+
+// For the last statements to leave and the server to end the call.
+constexpr std::chrono::seconds kFinishTimeout{2};
+
+}  // namespace
 
 absl::StatusOr<ServerAddress> parse_address(const std::string& text) {
   if (text.starts_with("unix:") && text.size() > 5) return ServerAddress{text};
@@ -50,7 +58,7 @@ class Session::Reactor
       public std::enable_shared_from_this<Reactor> {
  public:
   Reactor(boost::asio::io_context& io, Handlers handlers)
-      : io_(io), work_(io.get_executor()), handlers_(std::move(handlers)) {}
+      : io_(io), work_(io.get_executor()), handlers_(std::move(handlers)), finish_timer_(io) {}
 
   void start(v1::WorkerService::Stub& stub, const std::string& token) {
     self_ = shared_from_this();
@@ -65,6 +73,17 @@ class Session::Reactor
   void send(v1::OpenSessionRequest request) {
     if (ended_) return;
     outgoing_.push_back(std::move(request));
+    pump();
+  }
+
+  void finish() {
+    handlers_ = {};
+    if (ended_) return;
+    finishing_ = true;
+    finish_timer_.expires_after(kFinishTimeout);
+    finish_timer_.async_wait([self = shared_from_this()](const boost::system::error_code& error) {
+      if (!error) self->context_.TryCancel();
+    });
     pump();
   }
 
@@ -100,15 +119,21 @@ class Session::Reactor
                                 : fmt::format("{} (gRPC code {})", status.error_message(),
                                               static_cast<int>(status.error_code())));
       }
+      finish_timer_.cancel();
+      work_.reset();
       self_.reset();
     });
   }
 
  private:
   void pump() {
-    if (ended_ || writing_ || outgoing_.empty()) return;
-    writing_ = true;
-    StartWrite(&outgoing_.front());
+    if (ended_ || writing_) return;
+    if (!outgoing_.empty()) {
+      writing_ = true;
+      StartWrite(&outgoing_.front());
+    } else if (finishing_ && !std::exchange(writes_done_, true)) {
+      StartWritesDone();
+    }
   }
 
   // No operation is started any more; OnDone follows.
@@ -126,6 +151,9 @@ class Session::Reactor
   std::deque<v1::OpenSessionRequest> outgoing_;
   bool writing_ = false;
   bool ended_ = false;
+  bool finishing_ = false;
+  bool writes_done_ = false;
+  boost::asio::steady_timer finish_timer_;
   std::shared_ptr<Reactor> self_;
 };
 
@@ -137,6 +165,10 @@ Session::Session(boost::asio::io_context& io, v1::WorkerService::Stub& stub,
 
 Session::~Session() {
   reactor_->close();
+}
+
+void Session::finish() {
+  reactor_->finish();
 }
 
 void Session::send(v1::OpenSessionRequest request) {

@@ -43,6 +43,9 @@ class Session {
   Session& operator=(const Session&) = delete;
 
   void send(v1::OpenSessionRequest request);
+  // Lets what is queued leave, then ends the call; no handler is called any more. The io_context
+  // has work until it has ended.
+  void finish();
 
  private:
   class Reactor;

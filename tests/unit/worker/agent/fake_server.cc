@@ -75,6 +75,7 @@ class FakeServer::Artifacts : public v1::ArtifactService::Service {
       if (sha.empty()) {
         sha = request.sha256();
         ++server_.uploads_;
+        server_.last_upload_offset_ = request.offset();
         if (request.offset() != server_.partials_[sha].size()) {
           return {grpc::StatusCode::FAILED_PRECONDITION, "wrong offset"};
         }
@@ -100,6 +101,7 @@ class FakeServer::Artifacts : public v1::ArtifactService::Service {
       if (artifact == server_.artifacts_.end())
         return {grpc::StatusCode::NOT_FOUND, "no such artifact"};
       bytes = artifact->second;
+      server_.last_download_offset_ = request->offset();
     }
     v1::DownloadArtifactResponse response;
     response.set_size_bytes(bytes.size());
@@ -289,6 +291,26 @@ std::string FakeServer::artifact(const std::string& sha) const {
   const std::lock_guard lock(mutex_);
   const auto it = artifacts_.find(sha);
   return it == artifacts_.end() ? "" : it->second;
+}
+
+void FakeServer::put_artifact_as(const std::string& sha, const std::string& bytes) {
+  const std::lock_guard lock(mutex_);
+  artifacts_[sha] = bytes;
+}
+
+void FakeServer::put_partial(const std::string& sha, const std::string& bytes) {
+  const std::lock_guard lock(mutex_);
+  partials_[sha] = bytes;
+}
+
+std::uint64_t FakeServer::last_upload_offset() const {
+  const std::lock_guard lock(mutex_);
+  return last_upload_offset_;
+}
+
+std::uint64_t FakeServer::last_download_offset() const {
+  const std::lock_guard lock(mutex_);
+  return last_download_offset_;
 }
 
 std::uint64_t FakeServer::uploads() const {

@@ -60,7 +60,13 @@ class FakeServer {
 
   std::string put_artifact(const std::string& bytes);
   std::string artifact(const std::string& sha256) const;
+  // Under a digest that is not its own.
+  void put_artifact_as(const std::string& sha256, const std::string& bytes);
+  // As an interrupted upload left it.
+  void put_partial(const std::string& sha256, const std::string& bytes);
   std::uint64_t uploads() const;
+  std::uint64_t last_upload_offset() const;
+  std::uint64_t last_download_offset() const;
 
   // Waits until the condition holds for what is known; false after a minute.
   bool wait(const std::function<bool(const FakeServer&)>& condition);
@@ -102,6 +108,8 @@ class FakeServer {
   std::map<std::string, std::string> artifacts_;
   std::map<std::string, std::string> partials_;
   std::uint64_t uploads_ = 0;
+  std::uint64_t last_upload_offset_ = 0;
+  std::uint64_t last_download_offset_ = 0;
   std::vector<std::string> mistakes_;
 };
 

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
@@ -336,6 +337,23 @@ TEST_F(WorkerProcessTest, TrainerThatCannotRun_EndsTheWorkerAtOnce) {
   start_worker({"--trainer", "/no/such/trainer"});
   EXPECT_EQ(wait_for_worker(), 1);
   EXPECT_THAT(log_text(), HasSubstr("/no/such/trainer: No such file or directory"));
+}
+
+TEST_F(WorkerProcessTest, DeadParent_EndsTheWorker) {
+  // The worker's parent is a shell of ours, which dies without a word.
+  const std::string command = std::string(BITRUNG_WORKER) + " --server unix:" + socket_.string() +
+                              " --state-dir " + state_.string() + " --trainer " +
+                              BITRUNG_FAKE_TRAINER + " --die-with-parent 2>> " + log_.string() +
+                              " & wait";
+  std::string shell = "/bin/sh";
+  std::string option = "-c";
+  std::string script = command;
+  std::array<char*, 4> arguments{shell.data(), option.data(), script.data(), nullptr};
+  ASSERT_EQ(posix_spawn(&pid_, shell.c_str(), nullptr, nullptr, arguments.data(), environ), 0);
+  wait_for_session(1);
+  kill_worker(SIGKILL);
+  EXPECT_EQ(wait_for_worker(), -SIGKILL);
+  wait([](const FakeServer& s) { return s.stopping() && !s.connected(); });
 }
 
 TEST_F(WorkerProcessTest, UnusableFlags_ExitWithTwo) {
