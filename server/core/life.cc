@@ -62,16 +62,14 @@ void Core::State::end_attempt(JobIndex index, AttemptState state, FailureClass f
                               const std::string& error) {
   Job& job = jobs[index];
   BITRUNG_CHECK(is_live(job.state) && job.live != kNone);
-  LiveAttempt& live = fleet.live(job.live);
-  const WorkerIndex worker = live.worker;
-  live.row.state = state;
-  live.row.failure_class = failure;
-  live.row.error = error;
-  live.row.finished_at_ms = now.wall_ms;
-  effects.push_back(SaveAttempt{std::move(live.row)});
-  fleet.end(job.live);
+  scheduler.worker_changed(fleet.live(job.live).worker);
+  db::AttemptRow row = fleet.end(job.live);
   job.live = kNone;
-  scheduler.worker_changed(worker);
+  row.state = state;
+  row.failure_class = failure;
+  row.error = error;
+  row.finished_at_ms = now.wall_ms;
+  effects.push_back(SaveAttempt{std::move(row)});
 
   EqualGroup& group = equal[job.group];
   BITRUNG_CHECK(group.live == index);

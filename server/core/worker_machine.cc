@@ -1,6 +1,7 @@
 #include "server/core/worker_machine.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "db/base/check.h"
 
@@ -133,7 +134,7 @@ void Fleet::renew(LiveIndex live, std::chrono::milliseconds lease_end) {
   attempt.lease_end = lease_end;
 }
 
-void Fleet::end(LiveIndex live) {
+db::AttemptRow Fleet::end(LiveIndex live) {
   LiveAttempt& attempt = live_[live];
   Worker& worker = workers_[attempt.worker];
   BITRUNG_CHECK(leases_.erase({attempt.lease_end, live}) == 1);
@@ -144,8 +145,8 @@ void Fleet::end(LiveIndex live) {
     ++worker.free_slots;
     update_available(attempt.worker);
   }
-  attempt = {};
   live_unused_.push_back(live);
+  return std::exchange(attempt, {}).row;
 }
 
 void Fleet::withdraw(WorkerIndex index) {

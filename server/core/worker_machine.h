@@ -94,7 +94,8 @@ class Fleet {
   LiveIndex grant(WorkerIndex worker, JobIndex job, db::AttemptRow row,
                   std::chrono::milliseconds lease_end);
   void renew(LiveIndex live, std::chrono::milliseconds lease_end);
-  void end(LiveIndex live);
+  // The attempt's row as it was; the position may be given to another attempt.
+  db::AttemptRow end(LiveIndex live);
   LiveAttempt& live(LiveIndex live) { return live_[live]; }
   const LiveAttempt& live(LiveIndex live) const { return live_[live]; }
 
