@@ -1,5 +1,6 @@
 #include "worker/train/events.h"
 
+#include <poll.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -30,6 +31,9 @@ bool write_all(int fd, const std::string& bytes) {
     const ssize_t count = ::write(fd, bytes.data() + done, bytes.size() - done);
     if (count >= 0) {
       done += static_cast<std::size_t>(count);
+    } else if (errno == EAGAIN) {  // Somebody made the descriptor non-blocking.
+      pollfd polled{fd, POLLOUT, 0};
+      ::poll(&polled, 1, -1);
     } else if (errno != EINTR) {
       return false;
     }

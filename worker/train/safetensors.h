@@ -17,11 +17,11 @@
 
 namespace bitrung::train {
 
-// Ample for a header: resnet110 with momentum and best weights needs a quarter of it.
+// Ample for a header: resnet110 with momentum and best weights needs a sixth of it.
 inline constexpr std::uint64_t kHeaderBytesMax = 1024 * 1024;
 inline constexpr std::size_t kTensorRankMax = 8;
 inline constexpr std::size_t kTensorNameBytesMax = 256;
-// 30 times the largest resume state.
+// Some fifty times the largest resume state.
 inline constexpr std::uint64_t kFileBytesMax = std::uint64_t{1} << 30;
 
 // The element types that a file may hold; the format's own names are in dtype_name().

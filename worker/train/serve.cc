@@ -49,6 +49,7 @@ struct TrainCommand {
   std::optional<fs::path> teacher;
   std::optional<fs::path> init;
   std::optional<fs::path> resume;
+  bool stop_at_start = false;  // It was preempted while it waited.
 };
 
 // What the two threads share: jobs that wait, the key of the one that runs, and whether it shall
@@ -84,7 +85,7 @@ class Inbox {
     }
     if (request == StopRequest::kPreempt) {
       // It is preempted once it has begun and has a state to keep.
-      preempt_at_start_ = key;
+      found->stop_at_start = true;
       return StopAnswer::kRunning;
     }
     waiting_.erase(found);
@@ -98,8 +99,7 @@ class Inbox {
     TrainCommand command = std::move(waiting_.front());
     waiting_.pop_front();
     running_key_ = command.key;
-    stop_ = preempt_at_start_ == command.key ? StopRequest::kPreempt : StopRequest::kNone;
-    preempt_at_start_.reset();
+    stop_ = command.stop_at_start ? StopRequest::kPreempt : StopRequest::kNone;
     return command;
   }
 
@@ -115,7 +115,6 @@ class Inbox {
   std::condition_variable changed_;
   std::deque<TrainCommand> waiting_;
   std::optional<std::string> running_key_;
-  std::optional<std::string> preempt_at_start_;
   std::atomic<StopRequest> stop_{StopRequest::kNone};
 };
 
