@@ -10,6 +10,7 @@ namespace bitrung::cli {
 
 absl::StatusOr<ExitCode> run_command(const Arguments& arguments, Streams& streams);
 absl::StatusOr<ExitCode> plan_command(const Arguments& arguments, Streams& streams);
+absl::StatusOr<ExitCode> options_command(const Arguments& arguments, Streams& streams);
 absl::StatusOr<ExitCode> submit_command(const Arguments& arguments, Streams& streams);
 absl::StatusOr<ExitCode> list_command(const Arguments& arguments, Streams& streams);
 absl::StatusOr<ExitCode> status_command(const Arguments& arguments, Streams& streams);

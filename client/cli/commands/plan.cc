@@ -5,6 +5,7 @@
 #include "client/cli/render_plan.h"
 #include "client/cli/session.h"
 #include "client/cli/submission.h"
+#include "client/experiment/options.h"
 #include "client/experiment/to_proto.h"
 #include "db/base/status.h"
 
@@ -129,6 +130,11 @@ absl::StatusOr<ExitCode> plan_command(const Arguments& arguments, Streams& strea
   }
   streams.out << render_plan(plan, arguments.output_mode(streams.out_terminal.interactive),
                              streams.out_terminal.style);
+  return ExitCode::kDone;
+}
+
+absl::StatusOr<ExitCode> options_command(const Arguments&, Streams& streams) {
+  streams.out << client::option_reference();
   return ExitCode::kDone;
 }
 

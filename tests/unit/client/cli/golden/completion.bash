@@ -7,12 +7,13 @@ _bitrung() {
     if [[ ${COMP_WORDS[i]} != -* ]]; then command=${COMP_WORDS[i]}; break; fi
   done
   if [[ -z $command ]]; then
-    COMPREPLY=($(compgen -W 'run plan submit list status watch wait results logs metrics explain cancel retry workers drain data version completion --help --version' -- "$word"))
+    COMPREPLY=($(compgen -W 'run plan options submit list status watch wait results logs metrics explain cancel retry workers drain data version completion --help --version' -- "$word"))
     return
   fi
   case $command in
     run) options='--help --set --data-dir --slots --output --quiet --server --token-file --state-dir' words='' files='-f' ;;
     plan) options='--help --set --output --server --token-file --state-dir' words='' files='-f' ;;
+    options) options='--help' words='' files='' ;;
     submit) options='--help --set --output --server --token-file --state-dir' words='' files='-f' ;;
     list) options='--help --limit --output --server --token-file --state-dir' words='' files='' ;;
     status) options='--help --output --server --token-file --state-dir' words='' files='' ;;

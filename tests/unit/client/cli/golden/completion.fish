@@ -2,6 +2,7 @@
 complete -c bitrung -f
 complete -c bitrung -n __fish_use_subcommand -a run -d 'runs an experiment file here and shows the results'
 complete -c bitrung -n __fish_use_subcommand -a plan -d 'shows what an experiment file would do; runs and creates nothing'
+complete -c bitrung -n __fish_use_subcommand -a options -d 'every option of an experiment file, with its default and what is allowed'
 complete -c bitrung -n __fish_use_subcommand -a submit -d 'hands an experiment file to a server and returns'
 complete -c bitrung -n __fish_use_subcommand -a list -d 'experiments, newest first'
 complete -c bitrung -n __fish_use_subcommand -a status -d 'the jobs of an experiment and where each stands'

@@ -5,6 +5,7 @@ _bitrung() {
   commands=(
     'run:runs an experiment file here and shows the results'
     'plan:shows what an experiment file would do; runs and creates nothing'
+    'options:every option of an experiment file, with its default and what is allowed'
     'submit:hands an experiment file to a server and returns'
     'list:experiments, newest first'
     'status:the jobs of an experiment and where each stands'
@@ -50,6 +51,9 @@ _bitrung() {
         '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
         '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
         ':FILE:_files' \
+        '--help[this text]' ;;
+    options)
+      _arguments \
         '--help[this text]' ;;
     submit)
       _arguments \
