@@ -12,8 +12,8 @@
 //                                  failed, cancelled, preempted
 //
 // * Only a Fence (or a Welcome that fences) takes an attempt away. Losing the server stops nothing:
-//   points, lines and outcomes go to the spool first and are said again after the next Welcome, from
-//   the acknowledged watermark on.
+//   points, lines and outcomes go to the spool first and are said again after the next Welcome,
+//   from the acknowledged watermark on.
 // * An outcome is durable before it is said, and said only after every point and line is
 //   acknowledged and its artifact (or newest resume state) is uploaded.
 // * A server with a lower term than one seen before is a restored backup: it is not listened to.
