@@ -24,32 +24,49 @@ constexpr std::chrono::milliseconds kTick{500};
 // A job that could run and does not start within this time has a reason worth telling.
 constexpr std::chrono::seconds kStuckAfter{5};
 constexpr std::chrono::seconds kExplainDeadline{3};
+constexpr std::chrono::seconds kExplainPause{1};
+constexpr std::chrono::seconds kExplainAfter{30};
 
-// Notices that nothing runs though something could, and says why, once per job.
+// Notices that nothing runs though something could, once per job.
 class StuckJob {
  public:
+  explicit StuckJob(const std::function<bool()>& may_explain) : may_explain_(may_explain) {}
+
   // The job to explain now, if any.
   const v1::Job* check(const ExperimentView& view, Clock::time_point now) {
     const v1::Job* ready = nullptr;
     for (const auto& [id, job] : view.jobs()) {
       if (job.state() == v1::JOB_STATE_RUNNING || job.state() == v1::JOB_STATE_OFFERED ||
           job.state() == v1::JOB_STATE_CANCELLING) {
-        since_.reset();
-        return nullptr;
+        ready = nullptr;
+        break;
       }
       if (job.state() == v1::JOB_STATE_READY && ready == nullptr) ready = &job;
     }
     if (ready == nullptr) {
-      since_.reset();
+      waiting_ = false;
       return nullptr;
     }
-    if (!since_) since_ = now;
-    if (now - *since_ < kStuckAfter || !told_.insert(ready->job_id()).second) return nullptr;
+    if (!waiting_) {
+      waiting_ = true;
+      since_ = now;
+      asked_ = now;
+    }
+    if (now - since_ < kStuckAfter || told_.contains(ready->job_id())) return nullptr;
+    if (may_explain_ && now - since_ < kExplainAfter) {
+      if (now - asked_ < kExplainPause) return nullptr;
+      asked_ = now;
+      if (!may_explain_()) return nullptr;
+    }
+    told_.insert(ready->job_id());
     return ready;
   }
 
  private:
-  std::optional<Clock::time_point> since_;
+  const std::function<bool()>& may_explain_;
+  bool waiting_ = false;
+  Clock::time_point since_{};  // When waiting_ is set: since when nothing runs.
+  Clock::time_point asked_{};
   std::set<std::int64_t> told_;
 };
 
@@ -76,7 +93,7 @@ absl::StatusOr<FollowEnd> follow(const std::shared_ptr<Connection>& connection,
   bool lost = false;
   Clock::time_point lost_since{};  // When lost is set.
   absl::Status lost_status;
-  StuckJob stuck;
+  StuckJob stuck(options.may_explain);
   bool waiting_told = false;
   WatchThread thread(connection, options.experiment);
   const auto draw = [&](Clock::time_point now) {

@@ -26,6 +26,9 @@ struct FollowOptions {
   // caller that can bring the server back returns OK and has `patience` counted from its last
   // success.
   std::function<absl::Status(bool lost)> on_tick;
+  // Whether a job that does not start is worth an explanation yet: a worker may still be coming up.
+  // Asked again every second, and not at all after half a minute.
+  std::function<bool()> may_explain;
   // How long the server may stay away.
   std::chrono::seconds patience{30};
 };

@@ -32,6 +32,10 @@ absl::Status PrivateFleet::start() {
     BITRUNG_RETURN_IF_ERROR(options_.check_worker());
   }
   BITRUNG_RETURN_IF_ERROR(start_or_join_server());
+  if (!owns_server()) {
+    options_.note(
+        fmt::format("joined the server that works on {}", options_.directory.path.string()));
+  }
   return start_worker_if_needed();
 }
 
@@ -52,6 +56,7 @@ absl::Status PrivateFleet::start_or_join_server() {
 }
 
 absl::Status PrivateFleet::start_worker_if_needed() {
+  if (owns_worker()) return absl::OkStatus();
   if (!owns_server()) {
     BITRUNG_ASSIGN_OR_RETURN(const std::vector<v1::Worker> workers, connection_->list_workers());
     if (std::ranges::any_of(workers, &v1::Worker::connected)) return absl::OkStatus();
@@ -60,6 +65,12 @@ absl::Status PrivateFleet::start_worker_if_needed() {
   BITRUNG_ASSIGN_OR_RETURN(worker_.program,
                            start_private_worker(options_.directory, options_.worker));
   return absl::OkStatus();
+}
+
+bool PrivateFleet::worker_is_ready() const {
+  if (!owns_worker()) return !worker_.restart_at.has_value();
+  const absl::StatusOr<std::vector<v1::Worker>> workers = connection_->list_workers();
+  return workers.ok() && std::ranges::any_of(*workers, &v1::Worker::connected);
 }
 
 absl::Status PrivateFleet::handle_death(Supervised& supervised, std::string_view name,

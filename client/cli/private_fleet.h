@@ -35,12 +35,17 @@ class PrivateFleet {
   // Kills what stop has not stopped.
   ~PrivateFleet() = default;
 
-  // Server, connection and worker. CANCELLED on a signal.
+  // Server, connection and worker. CANCELLED on a signal. May be called again when the server that
+  // was joined has gone.
   absl::Status start();
 
   const std::shared_ptr<Connection>& connection() const { return connection_; }
   // False when the server is another command's.
   bool owns_server() const { return server_.program.has_value(); }
+  bool owns_worker() const { return worker_.program.has_value(); }
+
+  // False while our own worker has not connected yet.
+  bool worker_is_ready() const;
 
   // Notices deaths and restarts. INTERNAL when a program keeps dying.
   absl::Status supervise(bool stream_lost);

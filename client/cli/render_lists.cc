@@ -98,11 +98,14 @@ std::string status_text(const v1::Experiment& experiment, const std::vector<v1::
     }
   }
   out += table.text(style);
-  out += is_terminal(experiment.state())
-             ? fmt::format("\nnext: bitrung results {0}   bitrung retry {0}\n",
-                           experiment_argument(experiment))
-             : fmt::format("\nnext: bitrung watch {0}   bitrung explain {0}/JOB\n",
-                           experiment_argument(experiment));
+  const std::string id = experiment_argument(experiment);
+  if (!is_terminal(experiment.state())) {
+    out += fmt::format("\nnext: bitrung watch {0}   bitrung explain {0}/JOB\n", id);
+  } else if (experiment.state() == v1::EXPERIMENT_STATE_SUCCEEDED) {
+    out += fmt::format("\nnext: bitrung results {}\n", id);
+  } else {
+    out += fmt::format("\nnext: bitrung results {0}   bitrung retry {0}\n", id);
+  }
   return out;
 }
 

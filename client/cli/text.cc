@@ -152,7 +152,8 @@ std::string format_age(std::int64_t now_ms, std::int64_t then_ms) {
   const std::int64_t age_ms = now_ms - then_ms;
   // Clocks of two hosts differ a little; a time just ahead is now.
   if (age_ms < 1000) return "now";
-  return format_duration(std::floor(static_cast<double>(age_ms) / 1000.0 + 0.5)) + " ago";
+  if (age_ms < 60'000) return fmt::format("{}s ago", age_ms / 1000);
+  return format_duration(static_cast<double>(age_ms / 1000)) + " ago";
 }
 
 std::string format_plural(std::uint64_t count, std::string_view noun) {

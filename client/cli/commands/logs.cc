@@ -79,7 +79,8 @@ absl::StatusOr<ExitCode> logs_command(const Arguments& arguments, Streams& strea
   request.set_attempt(static_cast<std::uint32_t>(attempt.value_or(0)));
   request.set_tail(static_cast<std::uint32_t>(tail.value_or(0)));
   request.set_follow(arguments.has("--follow"));
-  LogPrinter printer(streams, arguments.output_mode(streams.out_terminal.interactive));
+  const OutputMode mode = arguments.output_mode(streams.out_terminal.interactive);
+  LogPrinter printer(streams, mode);
   StreamStop stop;
   auto heard = std::chrono::steady_clock::now();
   while (true) {
@@ -99,8 +100,8 @@ absl::StatusOr<ExitCode> logs_command(const Arguments& arguments, Streams& strea
     }
     std::this_thread::sleep_for(kPause);
   }
-  if (!printer.any() && streams.out_terminal.interactive) {
-    streams.err << fmt::format("no log line of {}/{} yet; bitrung explain {}/{}\n",
+  if (!printer.any() && mode == OutputMode::kText) {
+    streams.err << fmt::format("no log line of {}/{}; see bitrung explain {}/{}\n",
                                jobs.front().experiment(), jobs.front().job(),
                                jobs.front().experiment(), jobs.front().job());
   }

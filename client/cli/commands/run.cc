@@ -21,6 +21,7 @@ namespace bitrung::cli {
 namespace {
 
 constexpr std::uint64_t kSlotsMax = 1024;
+constexpr int kJoinTriesMax = 3;
 
 absl::Status check_datasets(const client::Graph& graph, const std::filesystem::path& directory) {
   std::set<std::string> checked;
@@ -49,7 +50,8 @@ class Study {
   // Submits and watches to the end.
   absl::StatusOr<FollowEnd> work(const std::shared_ptr<Connection>& connection,
                                  const std::filesystem::path& pending_directory,
-                                 const std::function<absl::Status(bool)>& on_tick) {
+                                 const std::function<absl::Status(bool)>& on_tick,
+                                 const std::function<bool()>& may_explain) {
     BITRUNG_RETURN_IF_ERROR(upload_files(*connection, graph_));
     BITRUNG_ASSIGN_OR_RETURN(
         const v1::SubmitExperimentResponse submitted,
@@ -63,6 +65,7 @@ class Study {
     options.experiment = experiment_;
     options.progress = !quiet_;
     options.on_tick = on_tick;
+    options.may_explain = may_explain;
     return follow(connection, options, signals_, display_, view_);
   }
 
@@ -74,6 +77,8 @@ class Study {
 
   ExitCode print_results() {
     const OutputMode mode = arguments_.output_mode(streams_.out_terminal.interactive);
+    // Apart from the live view that stays above it.
+    if (mode == OutputMode::kText && display_.interactive() && !quiet_) streams_.out << '\n';
     streams_.out << render_results(results_, mode, streams_.out_terminal.style);
     const v1::ExperimentState state = results_.experiment().state();
     if (state == v1::EXPERIMENT_STATE_SUCCEEDED) return ExitCode::kDone;
@@ -100,7 +105,7 @@ absl::StatusOr<ExitCode> run_on_named_server(const ServerChoice& choice, Study& 
   BITRUNG_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session, Session::open(choice));
   const std::shared_ptr<Connection> connection = session->shared_connection();
   BITRUNG_ASSIGN_OR_RETURN(const FollowEnd end,
-                           study.work(connection, user_state_directory() / "pending", {}));
+                           study.work(connection, user_state_directory() / "pending", {}, {}));
   if (end == FollowEnd::kInterrupted) {
     streams.err << fmt::format("the experiment goes on at {}; watch it: bitrung watch {}\n",
                                connection->address(), study.experiment());
@@ -114,19 +119,36 @@ absl::StatusOr<ExitCode> run_privately(PrivateFleet& fleet, const StateDirectory
                                        Study& study, const std::string& command, Streams& streams) {
   absl::StatusOr<FollowEnd> end = FollowEnd::kInterrupted;
   absl::Status status = fleet.start();
+  // A server that was joined may belong to a command that is just ending.
+  for (int tries = 0; status.ok(); ++tries) {
+    end = study.work(
+        fleet.connection(), directory.pending_directory(),
+        [&](bool lost) { return fleet.supervise(lost); }, [&] { return fleet.worker_is_ready(); });
+    if (!absl::IsUnavailable(end.status()) || fleet.owns_server() || tries == kJoinTriesMax) break;
+    status = fleet.start();
+  }
   if (status.ok()) {
-    end = study.work(fleet.connection(), directory.pending_directory(),
-                     [&](bool lost) { return fleet.supervise(lost); });
+    status = end.status();
     if (end.ok() && *end == FollowEnd::kTerminal) status = study.fetch_results(*fleet.connection());
-    if (!end.ok()) status = end.status();
   }
   const bool interrupted =
-      absl::IsCancelled(status) || (end.ok() && *end == FollowEnd::kInterrupted && status.ok());
-  if (interrupted && fleet.owns_server()) {
-    streams.err << fmt::format(
-        "stopping: {} its state, at most 30 s (Ctrl-C again kills); the same command continues\n",
-        study.running() == 1 ? "1 running job keeps"
-                             : fmt::format("{} running jobs each keep", study.running()));
+      absl::IsCancelled(status) || (status.ok() && *end == FollowEnd::kInterrupted);
+  if (interrupted && !fleet.owns_server() && !fleet.owns_worker()) {
+    if (!study.experiment().empty()) {  // Else nothing was submitted yet.
+      streams.err << fmt::format(
+          "the experiment goes on in the other command; watch it: bitrung watch {}\n",
+          study.experiment());
+    }
+    return ExitCode::kInterrupted;
+  }
+  if (interrupted) {
+    const std::uint32_t running = study.running();
+    // The terminal has written ^C at the start of the line.
+    if (streams.err_terminal.interactive) streams.err << "\r\x1b[K";
+    streams.err << fmt::format("stopping{}; Ctrl-C again kills; the same command continues\n",
+                               running == 0 ? std::string()
+                                            : fmt::format(": {} to a resume state, within 30 s",
+                                                          format_plural(running, "running job")));
     streams.err.flush();
   }
   const bool stopped = fleet.stop();
