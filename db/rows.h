@@ -1,5 +1,6 @@
-// What the server keeps, as plain rows: one struct per table, the columns a caller needs. No SQLite here.
-// Times are wall-clock milliseconds since 1970 and only for people; 0 means "not yet". Accuracies are percent.
+// What the server keeps, as plain rows: one struct per table, the columns a caller needs. No SQLite
+// here. Times are wall-clock milliseconds since 1970 and only for people; 0 means "not yet".
+// Accuracies are percent.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +29,7 @@ struct ExperimentRow {
 
 struct InputRow {
   InputRole role{};
-  std::optional<JobId> parent;       // Exactly one of the two is set.
+  std::optional<JobId> parent;  // Exactly one of the two is set.
   std::optional<Digest> artifact;
 
   bool operator==(const InputRow&) const = default;
@@ -78,7 +79,7 @@ struct ResultRow {
 struct JobStateRow {
   JobId id{};
   JobState state = JobState::kBlocked;
-  std::uint32_t attempt = 0;       // Number of the latest attempt; 0 before the first.
+  std::uint32_t attempt = 0;  // Number of the latest attempt; 0 before the first.
   std::uint32_t retries_used = 0;
   std::uint32_t losses = 0;        // Attempts that ended without using up a retry.
   std::optional<Digest> identity;  // Known once the data set is pinned.
@@ -86,7 +87,7 @@ struct JobStateRow {
   std::optional<ResultRow> result;  // Set exactly when succeeded.
   FailureClass failure_class = FailureClass::kNone;
   std::string error;
-  std::optional<Digest> resume;    // Newest resume state.
+  std::optional<Digest> resume;  // Newest resume state.
   std::uint32_t resume_epoch = 0;
   std::int64_t started_at_ms = 0;
   std::int64_t finished_at_ms = 0;
@@ -170,7 +171,8 @@ struct SeriesRow {
   double min = 0;
   double max = 0;
   double last = 0;
-  std::vector<std::pair<std::int64_t, double>> points;  // By arrival; empty where only summaries are asked for.
+  std::vector<std::pair<std::int64_t, double>>
+      points;  // By arrival; empty where only summaries are asked for.
 
   bool operator==(const SeriesRow&) const = default;
 };
@@ -187,11 +189,11 @@ struct ExperimentCounts {
 // Everything the core needs to go on after a restart.
 struct Snapshot {
   struct Job {
-    JobSpecRow spec;               // spec_json, aliases left empty: the core does not need them.
+    JobSpecRow spec;  // spec_json, aliases left empty: the core does not need them.
     JobStateRow state;
     std::optional<AttemptRow> live_attempt;  // The latest attempt if offered or running.
   };
-  std::vector<Job> jobs;           // By id.
+  std::vector<Job> jobs;  // By id.
   std::vector<PinRow> pins;
   std::vector<WorkerRow> workers;
   std::int64_t next_experiment_id = 1;

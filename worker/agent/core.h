@@ -344,10 +344,10 @@ struct Exit {};
 
 using Action =
     std::variant<OpenSession, CloseSession, PersistTerm, SendHeartbeat, SendStarted, SendPoints,
-                 SendLines, SendCheckpoint, SendOutcome, SendDatasets, SendStopping, PersistOffer, AppendPoints,
-                 AppendLine, RecordWatermarks, PersistOutcome, FetchInputs, StoreFile, Upload,
-                 DeleteAttempt, StartTrainer, KillTrainer, SendTrain, SendCancel, SendPreempt,
-                 LogText, Exit>;
+                 SendLines, SendCheckpoint, SendOutcome, SendDatasets, SendStopping, PersistOffer,
+                 AppendPoints, AppendLine, RecordWatermarks, PersistOutcome, FetchInputs, StoreFile,
+                 Upload, DeleteAttempt, StartTrainer, KillTrainer, SendTrain, SendCancel,
+                 SendPreempt, LogText, Exit>;
 using Actions = std::vector<Action>;
 
 // One line for a log or a test: "send_points 1-1 1..3".
