@@ -57,15 +57,7 @@ void Engine::run() {
   BITRUNG_CHECK(core_ != nullptr);
   const auto keep_running = boost::asio::make_work_guard(io_);
   io_.run();
-  std::vector<Input> abandoned;
-  {
-    const std::lock_guard lock(inbox_mutex_);
-    ended_ = true;
-    abandoned = std::exchange(inbox_, {});
-  }
-  for (const Input& input : abandoned) {
-    if (input.abandon) input.abandon(stopping());
-  }
+  abandon_inbox();
 }
 
 void Engine::stop() {
@@ -132,6 +124,12 @@ absl::Status Engine::handle_all(std::vector<Input>& inputs) {
 }
 
 void Engine::fail(const absl::Status& status) {
+  abandon_inbox();
+  io_.stop();
+  on_failure_(status);
+}
+
+void Engine::abandon_inbox() {
   std::vector<Input> abandoned;
   {
     const std::lock_guard lock(inbox_mutex_);
@@ -141,8 +139,6 @@ void Engine::fail(const absl::Status& status) {
   for (const Input& input : abandoned) {
     if (input.abandon) input.abandon(stopping());
   }
-  io_.stop();
-  on_failure_(status);
 }
 
 void Engine::wake_at_deadline() {

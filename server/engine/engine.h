@@ -133,6 +133,8 @@ class Engine {
   void turn();
   absl::Status handle_all(std::vector<Input>& inputs);
   void fail(const absl::Status& status);
+  // Takes no more inputs; those that wait are told.
+  void abandon_inbox();
   void wake_at_deadline();
 
   // Steps the core and takes note of the rows and messages it names.
