@@ -23,6 +23,7 @@ constexpr std::chrono::seconds kStartPatience{30};
 constexpr std::chrono::seconds kLockPatience{5};
 constexpr std::chrono::milliseconds kLockStep{200};
 constexpr std::string_view kListening = "listening on ";
+constexpr std::string_view kSpeaker = "bitrung-server: ";  // Before its last words.
 
 // Reads the child's standard output up to the line that says it listens.
 absl::Status wait_until_listening(ChildProcess& server, const StateDirectory& directory,
@@ -55,6 +56,7 @@ absl::Status wait_until_listening(ChildProcess& server, const StateDirectory& di
   }
   server.wait(std::chrono::seconds(5));
   std::string words = last_line(directory.server_log());
+  if (words.starts_with(kSpeaker)) words.erase(0, kSpeaker.size());
   if (words.empty()) {
     words =
         fmt::format("it ended with {} and said nothing", server.ended().value_or("an open end"));

@@ -25,8 +25,11 @@ constexpr std::size_t kSocketPathBytesMax = 100;
 
 std::filesystem::path resolve(const std::filesystem::path& directory) {
   std::error_code error;
-  std::filesystem::path absolute = std::filesystem::weakly_canonical(directory, error);
-  if (error) absolute = std::filesystem::absolute(directory, error).lexically_normal();
+  // Absolute first: of a relative path that does not exist yet, weakly_canonical makes a relative
+  // one, and the socket's name would change once the directory is there.
+  std::filesystem::path absolute = std::filesystem::absolute(directory, error).lexically_normal();
+  const std::filesystem::path canonical = std::filesystem::weakly_canonical(absolute, error);
+  if (!error) absolute = canonical;
   if (!absolute.has_filename()) absolute = absolute.parent_path();  // "dir/" and "dir" are one.
   return absolute;
 }

@@ -53,6 +53,19 @@ TEST(StateDirectory, LongPath_GetsAShortSocketOfItsOwn) {
   EXPECT_EQ(exit_code(status), ExitCode::kRefused);
 }
 
+TEST(StateDirectory, RelativePath_NamesTheSameBeforeAndAfterItExists) {
+  const TemporaryFolder folder;
+  const fs::path before = fs::current_path();
+  fs::current_path(folder.path());
+  const StateDirectory absent(std::string(120, 'r'));
+  EXPECT_TRUE(absent.create().ok());
+  const StateDirectory present(std::string(120, 'r'));
+  EXPECT_TRUE(absent.path.is_absolute());
+  EXPECT_EQ(absent.path, present.path);
+  EXPECT_EQ(absent.socket(), present.socket());
+  fs::current_path(before);
+}
+
 TEST(TokenFile, IsTakenOnlyWhenItIsPrivate) {
   const TemporaryFolder folder;
   const fs::path file = folder.path() / "token";
