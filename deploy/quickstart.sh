@@ -16,4 +16,4 @@ then
   exit 1
 fi
 # One training per core, one thread each: a sweep finishes sooner than with all cores on one training.
-exec build/release/bin/bitrung run deploy/examples/bit-ladder.yaml --slots "$(nproc)" "$@"
+exec build/release/bin/bitrung run deploy/examples/bit-ladder.yaml --slots "$(nproc)" --output text "$@"
