@@ -1,7 +1,6 @@
 // bitrung-server: the coordinator. This file alone names concrete classes and puts them together.
 #include <fcntl.h>
 #include <sys/file.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -23,6 +22,7 @@
 #include <boost/asio/signal_set.hpp>
 
 #include "db/artifacts.h"
+#include "db/base/parent_process.h"
 #include "db/base/status.h"
 #include "db/store.h"
 #include "server/auth/authority.h"
@@ -63,15 +63,6 @@ absl::StatusOr<FileDescriptor> lock_state_directory(const std::filesystem::path&
   return fd;
 }
 
-absl::Status die_with_parent() {
-  const pid_t parent = ::getppid();
-  if (::prctl(PR_SET_PDEATHSIG, SIGTERM) != 0)
-    return absl::InternalError("prctl(PR_SET_PDEATHSIG) failed");
-  if (parent == 1 || ::getppid() != parent)
-    return absl::CancelledError("the parent process has ended");
-  return absl::OkStatus();
-}
-
 std::unique_ptr<grpc::Server> start_grpc(
     const std::vector<ListenAddress>& addresses,
     const std::vector<std::unique_ptr<grpc::Service>>& services,
@@ -109,7 +100,6 @@ std::unique_ptr<grpc::Server> start_grpc(
 }
 
 absl::Status serve(const Options& options) {
-  if (options.die_with_parent) BITRUNG_RETURN_IF_ERROR(die_with_parent());
   std::vector<ListenAddress> addresses;
   bool needs_token = false;
   for (const std::string& text : options.listen) {
@@ -207,6 +197,7 @@ absl::Status serve(const Options& options) {
 }  // namespace bitrung
 
 int main(int argc, char** argv) {
+  const pid_t parent = ::getppid();
   std::signal(SIGPIPE, SIG_IGN);
   bitrung::Options options;
   CLI::App app{"bitrung-server: schedules experiments and keeps their results.", "bitrung-server"};
@@ -245,6 +236,7 @@ int main(int argc, char** argv) {
   spdlog::set_pattern("%Y-%m-%d %H:%M:%S.%e %l %v");
   spdlog::set_level(spdlog::level::from_str(options.log_level));
 
+  if (options.die_with_parent && !bitrung::end_with_parent(parent)) return 1;
   const absl::Status status = bitrung::serve(options);
   if (!status.ok()) {
     fmt::print(stderr, "bitrung-server: {}\n", bitrung::message(status));

@@ -2,7 +2,6 @@
 // are, runs the agent.
 #include <sched.h>
 #include <signal.h>
-#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,7 +9,6 @@
 #include <cctype>
 #include <cmath>
 #include <cstdlib>
-#include <fstream>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -26,6 +24,7 @@
 #include <boost/asio/signal_set.hpp>
 
 #include "db/base/files.h"
+#include "db/base/parent_process.h"
 #include "db/base/status.h"
 #include "worker/agent/agent.h"
 #include "worker/train/data/locate.h"
@@ -68,18 +67,6 @@ std::vector<int> allowed_cores() {
 std::string host_name() {
   std::array<char, 256> buffer{};
   return ::gethostname(buffer.data(), buffer.size() - 1) == 0 ? buffer.data() : "worker";
-}
-
-// The parent may have died before we asked to be told. An adopted process then has another parent;
-// one whose parent was gone before main() began has process 1, unless that is the very program that
-// starts workers in a container.
-bool parent_is_gone(pid_t parent_before) {
-  if (::getppid() != parent_before) return true;
-  if (parent_before != 1) return false;
-  std::ifstream file("/proc/1/comm");
-  std::string first;
-  std::getline(file, first);
-  return !first.starts_with("bitrung");
 }
 
 std::vector<std::filesystem::path> data_directories(const Flags& flags) {
@@ -201,10 +188,7 @@ int main_with(int argc, char** argv) {
   }
 
   const pid_t parent = ::getppid();
-  if (flags.die_with_parent) {
-    ::prctl(PR_SET_PDEATHSIG, SIGTERM);
-    if (parent_is_gone(parent)) return 1;
-  }
+  if (flags.die_with_parent && !end_with_parent(parent)) return 1;
   ::signal(SIGPIPE, SIG_IGN);
   spdlog::set_default_logger(spdlog::stderr_color_mt("bitrung-worker"));
   spdlog::set_level(spdlog::level::from_str(flags.log_level));
