@@ -353,7 +353,8 @@ TEST_F(WorkerProcessTest, DeadParent_EndsTheWorker) {
   wait_for_session(1);
   kill_worker(SIGKILL);
   EXPECT_EQ(wait_for_worker(), -SIGKILL);
-  wait([](const FakeServer& s) { return s.stopping() && !s.connected(); });
+  // Whether it still said that it stops depends on how far its session was when the signal came.
+  wait([](const FakeServer& s) { return !s.connected(); });
 }
 
 TEST_F(WorkerProcessTest, UnusableFlags_ExitWithTwo) {
