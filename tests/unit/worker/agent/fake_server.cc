@@ -164,6 +164,7 @@ void FakeServer::handle(const v1::OpenSessionRequest& request, Stream* stream) {
       for (const v1::HeldAttempt& held : request.heartbeat().attempts()) {
         if (held.has_progress()) attempts_[key_text(held.key())].progress = held.progress();
       }
+      ++heartbeats_;
       response.mutable_heartbeat()->set_sequence(request.heartbeat().sequence());
       break;
     case Statement::kStarted: {

@@ -76,6 +76,8 @@ class FakeServer {
   std::size_t sessions() const { return hellos_.size(); }
   bool connected() const { return stream_ != nullptr; }
   bool stopping() const { return stopping_; }
+  // Heartbeats heard in all sessions. A worker sends none before it is welcomed.
+  std::size_t heartbeats() const { return heartbeats_; }
   const v1::Hello& hello() const { return hellos_.back(); }
   const std::vector<std::string>& mistakes() const { return mistakes_; }
   const std::vector<v1::Dataset>& datasets() const { return datasets_; }
@@ -99,6 +101,7 @@ class FakeServer {
   grpc::ServerContext* context_ = nullptr;
   std::int64_t term_ = 1;
   bool stopping_ = false;
+  std::size_t heartbeats_ = 0;
   bool hold_replies_ = false;
   bool hold_outcome_replies_ = false;
   std::set<std::string> fenced_;

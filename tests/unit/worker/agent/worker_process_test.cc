@@ -350,11 +350,11 @@ TEST_F(WorkerProcessTest, DeadParent_EndsTheWorker) {
   std::string script = command;
   std::array<char*, 4> arguments{shell.data(), option.data(), script.data(), nullptr};
   ASSERT_EQ(posix_spawn(&pid_, shell.c_str(), nullptr, nullptr, arguments.data(), environ), 0);
-  wait_for_session(1);
+  // Welcomed, so that it has somebody to say it to.
+  wait([](const FakeServer& s) { return s.heartbeats() > 0; });
   kill_worker(SIGKILL);
   EXPECT_EQ(wait_for_worker(), -SIGKILL);
-  // Whether it still said that it stops depends on how far its session was when the signal came.
-  wait([](const FakeServer& s) { return !s.connected(); });
+  wait([](const FakeServer& s) { return s.stopping() && !s.connected(); });
 }
 
 TEST_F(WorkerProcessTest, UnusableFlags_ExitWithTwo) {
