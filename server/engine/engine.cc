@@ -106,7 +106,7 @@ void Engine::turn() {
   for (const auto& perform : done.outbox) {
     if (const absl::Status status = perform(); !status.ok()) return fail(status);
   }
-  for (const JobId job : done.changed_jobs) {
+  for (const JobId job : done.saved_jobs) {
     if (core_->row(job).state != JobState::kRunning) publisher_.forget_progress(job);
   }
   for (const std::int64_t experiment : done.touched_experiments)
@@ -163,11 +163,6 @@ absl::Status Engine::ensure_transaction() {
   return absl::OkStatus();
 }
 
-absl::Status Engine::step(const core::Event& event) {
-  take(core_->step(event, clock_.now()));
-  return absl::OkStatus();
-}
-
 void Engine::take(core::Effects effects) {
   for (core::Effect& effect : effects) {
     std::visit(
@@ -221,8 +216,10 @@ absl::Status Engine::write_rows() {
     }
   }
   BITRUNG_CHECK(turn_.new_jobs.empty());  // The core saves every job it adds.
-  // Published after the commit, so the list stays; but nothing is written twice unless it changes
-  // again.
+  // Written: not again in this turn unless they change again.
+  turn_.saved_jobs.insert(turn_.saved_jobs.end(), turn_.changed_jobs.begin(),
+                          turn_.changed_jobs.end());
+  turn_.changed_jobs.clear();
   turn_.changed_set.clear();
   for (const std::string& id : turn_.workers) {
     const auto worker = core_->worker(id);
@@ -427,7 +424,7 @@ SessionId Engine::open_session(std::shared_ptr<SessionSink> sink) {
 
 void Engine::post(core::Event event) {
   enqueue({.handle = [event = std::move(event)](Engine& engine) {
-    BITRUNG_RETURN_IF_ERROR(engine.step(event));
+    engine.take(engine.core_->step(event, engine.clock_.now()));
     if (const auto* closed = std::get_if<core::SessionClosed>(&event)) {
       const std::lock_guard lock(engine.sinks_mutex_);
       engine.sinks_.erase(number(closed->session));

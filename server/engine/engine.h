@@ -137,8 +137,7 @@ class Engine {
   void abandon_inbox();
   void wake_at_deadline();
 
-  // Steps the core and takes note of the rows and messages it names.
-  absl::Status step(const core::Event& event);
+  // Takes note of the rows and messages that the core names.
   void take(core::Effects effects);
   // Writes the rows noted so far, parents before what refers to them.
   absl::Status write_rows();
@@ -177,7 +176,8 @@ class Engine {
   // What the running turn has still to write and to say. Engine's thread only.
   struct Turn {
     bool in_transaction = false;
-    std::vector<JobId> changed_jobs;  // In order of first change.
+    std::vector<JobId> changed_jobs;  // Not written yet, in order of first change.
+    std::vector<JobId> saved_jobs;    // Written; a job that changed again stands here twice.
     std::unordered_set<std::int64_t> changed_set;
     std::unordered_map<std::int64_t, db::JobSpecRow> new_jobs;  // Not inserted yet, by number.
     std::vector<db::PinRow> pins;

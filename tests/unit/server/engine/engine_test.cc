@@ -256,6 +256,13 @@ TEST_F(EngineTest, Submit_WhenTheReplyComes_IsOnDisk) {
   EXPECT_EQ(stored(2).spec.inputs.at(0).parent, JobId{1});
 }
 
+TEST_F(EngineTest, Submit_WritesEachJobOnce) {
+  RunningEngine engine(directory_, clock_);
+  ASSERT_TRUE(engine.submit(two_jobs("r1")).ok());
+  EXPECT_EQ(stored(1).changed_seq, 1);
+  EXPECT_EQ(stored(2).changed_seq, 2);
+}
+
 TEST_F(EngineTest, Submit_Repeated_GetsTheFirstAnswer_OtherContentIsRefused) {
   RunningEngine engine(directory_, clock_);
   const SubmitAnswer first = engine.submit(two_jobs("r1")).value();
