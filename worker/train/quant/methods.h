@@ -43,11 +43,11 @@ struct MethodInfo {
   bool has_weights = true;
   bool has_activations = true;
   // Why 1 bit is refused; empty where it works.
-  std::string_view one_bit_weights;
-  std::string_view one_bit_activations;
+  std::string_view one_bit_weights = {};
+  std::string_view one_bit_activations = {};
   // It was published with a real-valued shortcut round each convolution.
   bool wants_shortcut_per_convolution = false;
-  std::span<const MethodOption> options;
+  std::span<const MethodOption> options = {};
 
   bool has(MethodOption option) const;
 };
