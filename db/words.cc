@@ -19,7 +19,7 @@ constexpr std::array<std::string_view, 4> kExperimentStates = {"active", "succee
 constexpr std::array<std::string_view, 9> kFailureClasses = {
     "none",        "user_error", "diverged", "out_of_memory",  "device_fault",
     "lost_worker", "preempted",  "timeout",  "trainer_crashed"};
-constexpr std::array<std::string_view, 2> kInputRoles = {"teacher", "init"};
+constexpr std::array<std::string_view, 3> kInputRoles = {"teacher", "init", "source"};
 
 template <typename Enum, std::size_t kCount>
 std::string_view name_in(const std::array<std::string_view, kCount>& names, Enum value) {

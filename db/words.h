@@ -67,7 +67,9 @@ enum class FailureClass : std::uint8_t {
   kTrainerCrashed,
 };
 
-enum class InputRole : std::uint8_t { kTeacher, kInit };
+// What an input is used for: it teaches, its weights are the start, or it is what is quantized or
+// evaluated.
+enum class InputRole : std::uint8_t { kTeacher, kInit, kSource };
 
 // Spelling in SQL, JSON and text: "blocked", "user_error", ...
 std::string_view name(JobState state);

@@ -51,11 +51,12 @@ std::string plan_text(const Plan& plan, const Style& style) {
   out += '\n';
   Table table({{"job", Align::kLeft},
                {"bits", Align::kRight},
+               {"method", Align::kLeft},
                {"model", Align::kLeft},
                {"data set", Align::kLeft},
                {"epochs", Align::kRight},
                {"cost", Align::kRight},
-               {"taught by", Align::kLeft},
+               {"from", Align::kLeft},
                {plan.cache_known ? "cache" : "", Align::kLeft}});
   for (const PlanJob& job : plan.jobs) {
     std::string cache;
@@ -64,7 +65,8 @@ std::string plan_text(const Plan& plan, const Style& style) {
                          : fit(printable(job.reason.empty() ? "nothing alike yet" : job.reason),
                                kReasonWidthMax, style);
     }
-    table.add_row({job.name, bits_text(job), job.model, job.dataset, fmt::format("{}", job.epochs),
+    table.add_row({job.name, bits_text(job), job.method, job.model, job.dataset,
+                   job.epochs > 0 ? fmt::format("{}", job.epochs) : std::string(style.none()),
                    job.cached              ? std::string(style.none())
                    : job.estimated_seconds ? format_duration(*job.estimated_seconds)
                                            : format_flops(job.flops),
@@ -85,7 +87,7 @@ std::string plan_text(const Plan& plan, const Style& style) {
 std::string plan_tsv(const Plan& plan) {
   std::string out = tsv_line({"job", "aliases", "parents", "model", "dataset", "method",
                               "weight_bits", "activation_bits", "seed", "epochs", "flops", "cached",
-                              "cached_from", "reason", "estimated_seconds"});
+                              "cached_from", "reason", "estimated_seconds", "kind"});
   for (const PlanJob& job : plan.jobs) {
     out += tsv_line(
         {job.name, join(job.aliases, ","), join(job.parents, ","), job.model, job.dataset,
@@ -93,7 +95,8 @@ std::string plan_tsv(const Plan& plan) {
          fmt::format("{}", job.seed), fmt::format("{}", job.epochs),
          fmt::format("{:.4g}", job.flops), plan.cache_known ? (job.cached ? "true" : "false") : "",
          job.cached_from, job.reason,
-         job.estimated_seconds ? fmt::format("{}", *job.estimated_seconds) : std::string()});
+         job.estimated_seconds ? fmt::format("{}", *job.estimated_seconds) : std::string(),
+         job.kind});
   }
   return out;
 }
@@ -111,6 +114,7 @@ std::string plan_json(const Plan& plan) {
     entry["name"] = job.name;
     entry["aliases"] = job.aliases;
     entry["parents"] = job.parents;
+    entry["kind"] = job.kind;
     entry["model"] = job.model;
     entry["dataset"] = job.dataset;
     entry["method"] = job.method;

@@ -14,14 +14,15 @@ namespace bitrung::cli {
 struct PlanJob {
   std::string name;
   std::vector<std::string> aliases;
-  std::vector<std::string> parents;  // Jobs by name, outside files by path.
+  std::vector<std::string> parents;  // Jobs by name, outside files by path, "best of a, b".
+  std::string kind = "train";        // Or "quantize", "evaluate".
   std::string model;
   std::string dataset;
   std::string method;
   int weight_bits = 32;
   int activation_bits = 32;
   std::uint64_t seed = 0;
-  int epochs = 0;
+  int epochs = 0;  // 0 where nothing is trained.
   double flops = 0;
   bool cached = false;
   std::string cached_from;

@@ -88,7 +88,7 @@ absl::StatusOr<v1::SubmitExperimentResponse> submit_once(
 std::size_t edge_count(const client::Graph& graph) {
   std::size_t edges = 0;
   for (const client::Job& job : graph.jobs) {
-    for (const client::Input& input : job.inputs) edges += input.job ? 1U : 0U;
+    for (const client::Input& input : job.inputs) edges += input.jobs.size();
   }
   return edges;
 }

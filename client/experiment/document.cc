@@ -7,6 +7,7 @@
 #include <set>
 #include <utility>
 
+#include "client/experiment/rungs.h"
 #include "client/experiment/text.h"
 #include "db/base/check.h"
 #include "db/base/status.h"
@@ -24,18 +25,25 @@ const std::vector<std::string>& top_keys() {
 
 std::vector<std::string> entry_keys() {
   std::vector<std::string> keys = top_option_names();
-  keys.insert(keys.end(), {"sweep", "ladder"});
+  keys.insert(keys.end(), {"sweep", "ladder", "paths", "search"});
   return keys;
+}
+
+// A key under which options vary.
+bool is_axes_key(std::string_view key) {
+  return key == "sweep" || key == "ladder" || key == "paths";
 }
 
 bool is_known(std::string_view name, const std::vector<std::string>& names) {
   return std::ranges::find(names, name) != names.end();
 }
 
-// Two options of which setting one changes the other.
-bool overlap(std::string_view a, std::string_view b) {
-  if (a.size() > b.size()) std::swap(a, b);
-  return b.starts_with(a) && (b.size() == a.size() || b[a.size()] == '.');
+// Some value of the axis sets this leaf.
+bool sets_leaf(const Axis& axis, const OptionInfo& leaf) {
+  return leaf.name == axis.sets || (leaf.group() == axis.sets &&
+                                    std::ranges::any_of(axis.values, [&](const AxisValue& value) {
+                                      return sets_leaf(axis.sets, *value.node, leaf);
+                                    }));
 }
 
 bool is_entry_name(std::string_view name) {
@@ -118,11 +126,16 @@ class DocumentReader {
   absl::Status read_defaults(const YamlNode& node) {
     BITRUNG_RETURN_IF_ERROR(check_map(node, "defaults", "a mapping of options", source_));
     for (const MapEntry& entry : node.entries) {
-      if (entry.key == "sweep" || entry.key == "ladder") {
+      if (is_axes_key(entry.key) || entry.key == "search") {
         return source_.invalid(
             entry.where, fmt::format("{} is not allowed in defaults; put it under a job, or use "
                                      "\"replicate\" to vary every job",
                                      entry.key));
+      }
+      if (entry.key == "quantize" || entry.key == "evaluate") {
+        return source_.invalid(
+            entry.where,
+            fmt::format("{} is not allowed in defaults; put it under a job", entry.key));
       }
       if (!is_known(entry.key, top_option_names())) {
         return source_.invalid(entry.where,
@@ -177,10 +190,13 @@ class DocumentReader {
     }
     const std::string place = "job " + written.key;
     BITRUNG_RETURN_IF_ERROR(check_map(written.value, place, "a mapping of options", source_));
-    Entry entry{
-        .name = written.key, .where = written.where, .base = defaults_, .axes = {}, .ladder = {}};
+    Entry entry{.name = written.key, .where = written.where, .base = defaults_};
     for (const MapEntry& option : written.value.entries) {
-      if (option.key == "sweep" || option.key == "ladder") continue;
+      if (is_axes_key(option.key)) continue;
+      if (option.key == "search") {
+        BITRUNG_RETURN_IF_ERROR(read_search(option, written.value, place, entry));
+        continue;
+      }
       if (!is_known(option.key, top_option_names())) {
         return source_.invalid(option.where,
                                unknown_option(option.key, "in " + place, entry_keys()));
@@ -190,11 +206,11 @@ class DocumentReader {
     }
     // Read after the options, because a value's label shows what it becomes on top of them.
     for (const MapEntry& option : written.value.entries) {
-      if (option.key != "sweep" && option.key != "ladder") continue;
-      const bool is_ladder = option.key == "ladder";
-      BITRUNG_ASSIGN_OR_RETURN(std::vector<Axis> axes,
-                               read_axes_of(option, place, is_ladder, entry.base));
-      if (is_ladder) entry.ladder = entry.axes.size();
+      if (!is_axes_key(option.key)) continue;
+      BITRUNG_ASSIGN_OR_RETURN(std::vector<Axis> axes, read_axes_of(option, place, entry.base));
+      if (option.key != "sweep") {
+        BITRUNG_RETURN_IF_ERROR(make_rungs(option, entry, axes.front()));
+      }
       std::ranges::move(axes, std::back_inserter(entry.axes));
     }
     if (replicate_ != nullptr) {
@@ -210,13 +226,60 @@ class DocumentReader {
     return entry;
   }
 
+  absl::Status read_search(const MapEntry& option, const YamlNode& written,
+                           const std::string& place, Entry& entry) const {
+    if (option.value.kind != YamlNode::Kind::kScalar || option.value.text != "best-path") {
+      return source_.invalid(
+          option.value.where,
+          fmt::format("search of {} is {}; expected best-path", place, shown(option.value)));
+    }
+    if (written.find("paths") == nullptr) {
+      return source_.invalid(
+          option.where, fmt::format("search of {} needs paths, such as paths: {{bits: [32, 16, "
+                                    "8, 4, 2, 1]}}; add them, or remove search",
+                                    place));
+    }
+    entry.search = option.where;
+    return absl::OkStatus();
+  }
+
+  absl::Status make_rungs(const MapEntry& option, Entry& entry, Axis& axis) const {
+    if (entry.rungs) {
+      return source_.invalid(option.where,
+                             fmt::format("job {} has both a ladder and paths; a ladder is one of "
+                                         "the paths, so remove it, or move it to another job",
+                                         entry.name));
+    }
+    entry.rungs = entry.axes.size();
+    if (option.key == "ladder") {
+      make_ladder(axis);
+    } else if (entry.search) {
+      make_best_path(axis);
+    } else {
+      const std::size_t rungs = axis.values.size();
+      const std::uint64_t paths = path_count(rungs);
+      if (paths > kJobsMax) {
+        return source_.exhausted(
+            axis.where,
+            fmt::format("paths of job {} has {} rungs, from which {} paths lead down "
+                        "(2^{}), the limit is {} jobs; take fewer rungs, or say "
+                        "search: best-path",
+                        entry.name, rungs, rungs > 64 ? "more than 2^63" : with_separators(paths),
+                        rungs - 1, with_separators(kJobsMax)));
+      }
+      make_paths(axis);
+    }
+    return absl::OkStatus();
+  }
+
   absl::StatusOr<std::vector<Axis>> read_axes_of(const MapEntry& option, const std::string& place,
-                                                 bool is_ladder, const Options& base) const {
+                                                 const Options& base) const {
+    const bool is_sweep = option.key == "sweep";
     const std::string axes_place = fmt::format("{} of {}", option.key, place);
     const std::string_view expected =
-        is_ladder
-            ? std::string_view("a mapping such as {bits: [32, 16, 8, 4]}")
-            : std::string_view("a mapping of options to lists of values, such as {bits: [32, 4]}");
+        is_sweep
+            ? std::string_view("a mapping of options to lists of values, such as {bits: [32, 4]}")
+            : std::string_view("a mapping such as {bits: [32, 16, 8, 4]}");
     if (option.value.kind != YamlNode::Kind::kMap || option.value.entries.empty()) {
       const bool is_map = option.value.kind == YamlNode::Kind::kMap;
       return source_.invalid(
@@ -224,8 +287,8 @@ class DocumentReader {
           fmt::format("{} is {}; expected {}", axes_place,
                       is_map ? "an empty mapping" : shown(option.value), expected));
     }
-    static const std::vector<std::string> ladder_names = {"bits"};
-    return read_axes(option.value, axes_place, is_ladder ? ladder_names : sweep_option_names(),
+    static const std::vector<std::string> rung_names = {"bits"};
+    return read_axes(option.value, axes_place, is_sweep ? sweep_option_names() : rung_names,
                      Layer::kJob, base);
   }
 
@@ -238,6 +301,7 @@ class DocumentReader {
         return source_.invalid(entry.where, unknown_option(entry.key, "in " + place, names));
       }
       Axis axis{.option = entry.key,
+                .sets = entry.key,
                 .key = {},
                 .place = place,
                 .where = entry.where,
@@ -265,7 +329,7 @@ class DocumentReader {
         BITRUNG_RETURN_IF_ERROR(options.apply(axis.option, item, layer, place, source_));
         AxisValue value{.node = &item,
                         .label = value_label(options, axis.option, item),
-                        .canonical = options.canonical_text(axis.option)};
+                        .canonical = options.canonical_text(axis.option, item)};
         if (!canonicals.insert(value.canonical).second) {
           return source_.invalid(
               item.where, fmt::format("{} in {} lists the value {} twice; remove one", entry.key,
@@ -287,15 +351,15 @@ class DocumentReader {
   absl::Status check_axes(const Entry& entry, std::string_view place) const {
     for (std::size_t i = 0; i < entry.axes.size(); ++i) {
       const Axis& axis = entry.axes[i];
-      for (std::size_t j = 0; j < i; ++j) {
-        const Axis& other = entry.axes[j];
-        if (!overlap(axis.option, other.option)) continue;
-        return source_.invalid(
-            axis.where, fmt::format("{} in {} and {} in {} set the same option of {}; remove one",
-                                    axis.option, axis.place, other.option, other.place, place));
-      }
       for (const OptionInfo& row : option_table()) {
-        if (!overlap(axis.option, row.name) || row.name.size() < axis.option.size()) continue;
+        if (!sets_leaf(axis, row)) continue;
+        for (std::size_t j = 0; j < i; ++j) {
+          const Axis& other = entry.axes[j];
+          if (!sets_leaf(other, row)) continue;
+          return source_.invalid(
+              axis.where, fmt::format("{} in {} and {} in {} set the same option of {}; remove one",
+                                      axis.sets, axis.place, other.sets, other.place, place));
+        }
         if (entry.base.layer(row.option) != Layer::kJob) continue;
         return source_.invalid(entry.base.where(row.option),
                                fmt::format("{} sets {}, which {} varies; remove one of the two",
@@ -310,6 +374,7 @@ class DocumentReader {
       return option.substr(option.rfind('.') + 1);
     };
     for (Axis& axis : entry.axes) {
+      if (!axis.key.empty()) continue;
       const std::string short_key = last_part(axis.option);
       const auto sharing = std::ranges::count_if(
           entry.axes, [&](const Axis& other) { return last_part(other.option) == short_key; });
@@ -371,13 +436,38 @@ class DocumentReader {
   Document document_;
 };
 
-// The steps of an override's path. Below `sweep` and `replicate` the rest is one key, for option
-// names have dots there.
+// Turns the short form of a group into its map, so that its other values can be set one by one:
+// "schedule: cosine", "method: lsq", "bits: w1a32".
+void write_out(std::string_view group, YamlNode& node) {
+  std::vector<std::pair<std::string, std::string>> values;
+  if (group == "schedule") {
+    values = {{"kind", node.text}};
+  } else if (group == "method") {
+    values = {{"weights", node.text}, {"activations", node.text}};
+  } else if (const auto bits = parse_bits_word(node.text); group == "bits" && bits) {
+    values = {{"weights", fmt::format("{}", bits->weights)},
+              {"activations", fmt::format("{}", bits->activations)}};
+  }
+  if (values.empty()) return;
+  YamlNode map{
+      .kind = YamlNode::Kind::kMap, .where = node.where, .text = {}, .items = {}, .entries = {}};
+  for (auto& [key, text] : values) {
+    YamlNode value = node;
+    value.text = std::move(text);
+    map.entries.push_back({std::move(key), node.where, std::move(value)});
+  }
+  node = std::move(map);
+}
+
+// The steps of an override's path. Below `sweep`, `replicate` and `bits.layers` the rest is one
+// key, for names have dots there.
 std::vector<std::string> path_steps(std::string_view path) {
   std::vector<std::string> steps;
   while (true) {
-    const bool is_rest_one_key = (steps.size() == 1 && steps[0] == "replicate") ||
-                                 (steps.size() == 3 && steps[0] == "jobs" && steps[2] == "sweep");
+    const bool is_rest_one_key =
+        (steps.size() == 1 && steps[0] == "replicate") ||
+        (steps.size() == 3 && steps[0] == "jobs" && steps[2] == "sweep") ||
+        (steps.size() > 1 && steps[steps.size() - 2] == "bits" && steps.back() == "layers");
     const std::size_t dot = is_rest_one_key ? std::string_view::npos : path.find('.');
     steps.emplace_back(path.substr(0, dot));
     if (dot == std::string_view::npos) return steps;
@@ -421,16 +511,7 @@ absl::Status apply_override(YamlNode& root, const Override& override, int overri
       *node = YamlNode{
           .kind = YamlNode::Kind::kMap, .where = where, .text = {}, .items = {}, .entries = {}};
     }
-    // "schedule: cosine" is short for its kind, so that its other values can be set one by one.
-    if (node->kind == YamlNode::Kind::kScalar && i > 0 && steps[i - 1] == "schedule") {
-      YamlNode map{.kind = YamlNode::Kind::kMap,
-                   .where = node->where,
-                   .text = {},
-                   .items = {},
-                   .entries = {}};
-      map.entries.push_back({"kind", node->where, std::move(*node)});
-      *node = std::move(map);
-    }
+    if (node->kind == YamlNode::Kind::kScalar && i > 0) write_out(steps[i - 1], *node);
     if (node->kind != YamlNode::Kind::kMap) {
       return source.invalid(where, fmt::format("{} is {}, not a mapping; set it as a whole",
                                                i == 0 ? "the file" : steps[i - 1], shown(*node)));

@@ -25,11 +25,14 @@ struct AxisValue {
   const YamlNode* node = nullptr;  // In the tree, which outlives the document.
   std::string label;               // As in job names; unique within the axis.
   std::string canonical;           // Equal for equal values, across entries.
+  // Values of the same axis whose jobs teach; of several the best one does. Of rungs only.
+  std::vector<std::size_t> teachers = {};
 };
 
-// An option that varies within an entry: a sweep's, the ladder's or a replicate's.
+// An option that varies within an entry: of a sweep, a ladder, paths or a replicate.
 struct Axis {
-  std::string option;  // "bits", "optimizer.learning_rate".
+  std::string option;  // "bits", "optimizer.learning_rate"; "path" and "best-path" for such rungs.
+  std::string sets;    // The option that its values set.
   std::string key;     // As in job names: the last part of `option` unless two axes share it.
   std::string place;   // "sweep of job alone", for messages.
   Location where;
@@ -42,9 +45,10 @@ struct Entry {
   std::string name;
   Location where;
   Options base;
-  std::vector<Axis> axes;             // Sweep and ladder in file order, then replicate.
-  std::optional<std::size_t> ladder;  // Index in axes.
-  std::size_t first_job = 0;          // Index of its first job in the expansion.
+  std::vector<Axis> axes = {};            // Sweep and rungs in file order, then replicate.
+  std::optional<std::size_t> rungs = {};  // Index in axes of the ladder or the paths.
+  std::optional<Location> search = {};    // Where "search: best-path" stands.
+  std::size_t first_job = 0;              // Index of its first job in the expansion.
   std::size_t job_count = 1;
 
   // Which value of each axis the entry's job number `job` has.

@@ -3,15 +3,17 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <iterator>
+#include <array>
 #include <map>
-#include <numeric>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 
 #include "client/experiment/network.h"
 #include "client/experiment/outside_file.h"
+#include "client/experiment/quantization.h"
+#include "client/experiment/spec_text.h"
 #include "client/experiment/text.h"
 #include "db/base/check.h"
 #include "db/base/status.h"
@@ -19,8 +21,6 @@
 namespace bitrung::client {
 namespace {
 
-// The trainer's numerics version that this client's specs are written for (PROTOCOL.md).
-constexpr int kNumerics = 1;
 // What the server takes (SubmitExperiment, "Limits").
 constexpr std::size_t kChildrenMax = 10'000;
 constexpr std::size_t kNamesShownMax = 4;
@@ -28,89 +28,37 @@ constexpr std::size_t kCycleNamesShownMax = 12;
 // Of one entry, when a mistyped name is compared with the names of its jobs.
 constexpr std::size_t kNamesComparedMax = 2000;
 
-std::string bits_json(const BitsValue& bits) {
-  return fmt::format(R"({{"activations":{},"weights":{}}})", bits.activations, bits.weights);
-}
-
-std::string method_json(std::string_view weights, std::string_view activations) {
-  return fmt::format(R"({{"activations":"{}","weights":"{}"}})", activations, weights);
-}
-
-std::string schedule_json(const Options& options) {
-  std::string step;
-  if (options.word(Option::kScheduleKind) == "step") {
-    std::string at;
-    for (const double fraction : options.fractions(Option::kScheduleAt)) {
-      at += fmt::format("{}{}", at.empty() ? "" : ",", real_text(fraction));
-    }
-    step = fmt::format(R"("at":[{}],"factor":{},)", at,
-                       real_text(options.real(Option::kScheduleFactor)));
-  }
-  return fmt::format(R"({{{}"kind":"{}","warmup_epochs":{}}})", step,
-                     options.word(Option::kScheduleKind), options.integer(Option::kWarmupEpochs));
-}
-
-std::string augment_json(const Options& options) {
-  std::string words;
-  const auto all = info(Option::kAugment).words;
-  for (std::size_t i = 0; i < all.size(); ++i) {
-    if ((options.integer(Option::kAugment) >> i & 1) == 0) continue;
-    words += fmt::format(R"({}"{}")", words.empty() ? "" : ",", all[i]);
-  }
-  return fmt::format("[{}]", words);
-}
-
-// What a spec says of the job's inputs.
-struct SpecInputs {
-  bool has_teacher = false;
-  std::string_view init = "scratch";
-  std::string init_artifact;  // Hex digits, for "artifact" only.
-  std::string teacher_json;   // Of an outside teacher, else empty.
-  std::string teacher_model;  // Likewise.
-};
-
-// The canonical spec: keys in order, no white space. Written directly, because an experiment may
-// have 100,000 of them; all words come from closed lists, so nothing needs an escape.
-std::string spec_json(const Options& options, const SpecInputs& inputs) {
-  using enum Option;
-  std::string text;
-  const auto out = std::back_inserter(text);
-  fmt::format_to(out, R"({{"augment":{},"batch_size":{},"bits":{},"dataset":"{}",)",
-                 augment_json(options), options.integer(kBatchSize), bits_json(options.bits()),
-                 options.word(kDataset));
-  if (inputs.has_teacher) {
-    fmt::format_to(out, R"("distill":{{"kind":"kd","temperature":{},"weight":{}}},)",
-                   real_text(options.real(kDistillTemperature)),
-                   real_text(options.real(kDistillWeight)));
-  }
-  fmt::format_to(out, R"("epochs":{},"init":"{}",)", options.integer(kEpochs), inputs.init);
-  if (!inputs.init_artifact.empty()) {
-    fmt::format_to(out, R"("init_artifact":"{}",)", inputs.init_artifact);
-  }
-  fmt::format_to(out, R"("kind":"train","method":{},"model":"{}","numerics":{},)",
-                 method_json(options.word(kMethodWeights), options.word(kMethodActivations)),
-                 options.word(kModel), kNumerics);
-  fmt::format_to(
-      out,
-      R"("optimizer":{{"kind":"{}","learning_rate":{},"momentum":{},"nesterov":{},"weight_decay":{}}},)",
-      options.word(kOptimizerKind), real_text(options.real(kLearningRate)),
-      real_text(options.real(kMomentum)), options.integer(kNesterov) != 0,
-      real_text(options.real(kWeightDecay)));
-  fmt::format_to(out, R"("schedule":{},"seed":{},)", schedule_json(options),
-                 options.integer(kSeed));
-  if (options.word(kDataset) == "synthetic") {
-    fmt::format_to(out, R"("synthetic":{{"seed":{},"test_images":{},"train_images":{}}},)",
-                   options.integer(kSyntheticSeed), options.integer(kSyntheticTestImages),
-                   options.integer(kSyntheticTrainImages));
-  }
-  if (!inputs.teacher_json.empty()) fmt::format_to(out, R"("teacher":{},)", inputs.teacher_json);
-  fmt::format_to(out, R"("train_images":{},"validation":{}}})", options.integer(kTrainImages),
-                 options.integer(kValidation));
-  return text;
-}
-
 std::string_view option_name(InputRole role) {
-  return role == InputRole::kTeacher ? "teacher" : "init";
+  return name(role);
+}
+
+// Options of a job that trains nothing: those of its kind, of the data set and of how it is run.
+constexpr std::array kSharedOptions = {Option::kDataset,
+                                       Option::kSyntheticTrainImages,
+                                       Option::kSyntheticTestImages,
+                                       Option::kSyntheticSeed,
+                                       Option::kTrainImages,
+                                       Option::kValidation,
+                                       Option::kSeed,
+                                       Option::kQuantize,
+                                       Option::kEvaluate,
+                                       Option::kRetries,
+                                       Option::kTimeout,
+                                       Option::kPriority,
+                                       Option::kDevices,
+                                       Option::kMemory};
+
+bool is_used_by(JobKind kind, const OptionInfo& row) {
+  switch (kind) {
+    case JobKind::kTrain:
+      return row.group() != "calibration";
+    case JobKind::kQuantize:
+      return std::ranges::find(kSharedOptions, row.option) != kSharedOptions.end() ||
+             row.group() == "calibration" || row.group() == "bits" || row.group() == "method";
+    case JobKind::kEvaluate:
+      return std::ranges::find(kSharedOptions, row.option) != kSharedOptions.end();
+  }
+  check_failed("a kind of job without options", __FILE__, __LINE__);
 }
 
 // Finds a value of an axis without walking it, since both the axis and its users may be many.
@@ -121,9 +69,29 @@ struct AxisIndex {
 
 // Where a job's inputs are named, for messages after all jobs are there.
 struct Places {
-  Location teacher;  // For a ladder's rung where the ladder is.
+  Location teacher;  // For a rung where the rungs are.
   Location init;
+  Location source;
   bool starts_from_teacher = false;
+
+  Location of(InputRole role) const {
+    switch (role) {
+      case InputRole::kTeacher:
+        return teacher;
+      case InputRole::kInit:
+        return init;
+      case InputRole::kSource:
+        return source;
+    }
+    check_failed("an input role without a place", __FILE__, __LINE__);
+  }
+};
+
+// A job whose network is that of its source; finished when all jobs are there.
+struct Borrower {
+  const Entry* entry;
+  Options options;
+  std::optional<TrainedAs> outside;  // Of a source file.
 };
 
 // A job in the making.
@@ -134,6 +102,7 @@ struct Draft {
   Job job;
   Places places;
   SpecInputs spec;
+  std::string first_outside_model;  // Of the first teacher, if that is a file.
 };
 
 class Expander {
@@ -149,9 +118,12 @@ class Expander {
     for (const Entry& entry : document_.entries) {
       for (std::size_t i = 0; i < entry.job_count; ++i) BITRUNG_RETURN_IF_ERROR(add_job(entry, i));
     }
-    for (std::size_t i = 0; i < jobs_.size(); ++i) BITRUNG_RETURN_IF_ERROR(check_parents(i));
     const std::vector<std::size_t> order = parents_first(jobs_);
     if (order.size() < jobs_.size()) return cycle(order);
+    for (const std::size_t job : order) {
+      if (borrowers_.contains(job)) BITRUNG_RETURN_IF_ERROR(finish_borrower(job));
+    }
+    for (std::size_t i = 0; i < jobs_.size(); ++i) BITRUNG_RETURN_IF_ERROR(check_parents(i));
     return merge(order);
   }
 
@@ -162,54 +134,183 @@ class Expander {
     for (std::size_t i = 0; i < at.size(); ++i) {
       const Axis& axis = entry.axes[i];
       BITRUNG_RETURN_IF_ERROR(
-          options.apply(axis.option, *axis.values[at[i]].node, axis.layer, axis.place, source_));
+          options.apply(axis.sets, *axis.values[at[i]].node, axis.layer, axis.place, source_));
     }
     Draft draft{.entry = entry,
                 .at = std::move(at),
                 .options = options,
                 .job = {},
                 .places = {},
-                .spec = {}};
+                .spec = {},
+                .first_outside_model = {}};
     Job& job = draft.job;
     job.name = entry.job_name(draft.at);
-    BITRUNG_RETURN_IF_ERROR(check_values(options, entry, job.name));
-    BITRUNG_RETURN_IF_ERROR(add_teacher(draft));
-    BITRUNG_RETURN_IF_ERROR(add_init(draft));
-    job.spec_json = spec_json(options, draft.spec);
-
+    BITRUNG_ASSIGN_OR_RETURN(job.kind, kind_of(draft));
+    BITRUNG_RETURN_IF_ERROR(check_used(draft));
+    BITRUNG_RETURN_IF_ERROR(check_images(draft));
     job.retries = static_cast<std::uint32_t>(options.integer(Option::kRetries));
     job.timeout_seconds = options.real(Option::kTimeout);
     job.priority = static_cast<std::int32_t>(options.integer(Option::kPriority));
     job.devices = static_cast<std::uint32_t>(options.integer(Option::kDevices));
     job.memory_bytes = static_cast<std::uint64_t>(options.integer(Option::kMemory));
-    job.model = options.word(Option::kModel);
     job.dataset = options.word(Option::kDataset);
-    const std::string_view weights = options.word(Option::kMethodWeights);
-    const std::string_view activations = options.word(Option::kMethodActivations);
-    job.method =
-        weights == activations ? std::string(weights) : fmt::format("{}/{}", weights, activations);
-    job.weight_bits = options.bits().weights;
-    job.activation_bits = options.bits().activations;
     job.seed = static_cast<std::uint64_t>(options.integer(Option::kSeed));
-    job.epochs = static_cast<int>(options.integer(Option::kEpochs));
+    BITRUNG_RETURN_IF_ERROR(job.kind == JobKind::kTrain ? add_training(draft)
+                                                        : add_borrower(draft));
     jobs_.push_back(std::move(job));
     places_.push_back(draft.places);
     return absl::OkStatus();
   }
 
-  // The first of the options that somebody wrote; the entry if all are built-in defaults.
-  static Location place_of(const Options& options, const Entry& entry,
-                           std::initializer_list<Option> candidates) {
-    for (const Option option : candidates) {
-      if (options.layer(option) != Layer::kBuiltIn) return options.where(option);
+  absl::Status add_training(Draft& draft) {
+    const Options& options = draft.options;
+    Job& job = draft.job;
+    BITRUNG_RETURN_IF_ERROR(check_training(draft));
+    job.model = options.word(Option::kModel);
+    BITRUNG_ASSIGN_OR_RETURN(
+        const Quantization quantization,
+        resolve_quantization(options, job.model, options.method(), place(draft), source_));
+    BITRUNG_RETURN_IF_ERROR(add_teachers(draft));
+    BITRUNG_RETURN_IF_ERROR(add_init(draft));
+    job.spec_json = train_spec(options, quantization.bits, quantization.method,
+                               quantization.shortcut, draft.spec);
+    job.epochs = static_cast<int>(options.integer(Option::kEpochs));
+    set_headline(job, quantization.bits, quantization.method);
+    return absl::OkStatus();
+  }
+
+  static void set_headline(Job& job, const BitsValue& bits, const MethodValue& method) {
+    job.method = method_name(method.weights, method.activations);
+    job.weight_bits = bits.weights;
+    job.activation_bits = bits.activations;
+  }
+
+  static JobPlace place(const Draft& draft) {
+    return {.name = draft.job.name, .where = draft.entry.where};
+  }
+
+  absl::StatusOr<JobKind> kind_of(const Draft& draft) const {
+    const Options& options = draft.options;
+    const auto is_set = [&options](Option option) {
+      return options.reference(option).kind != Reference::Kind::kNone;
+    };
+    if (is_set(Option::kQuantize) && is_set(Option::kEvaluate)) {
+      return source_.invalid(options.where(Option::kEvaluate),
+                             fmt::format("{}: quantize and evaluate are both set; a quantized "
+                                         "network is evaluated anyway, so remove evaluate, or make "
+                                         "it a job of its own",
+                                         draft.job.name));
     }
-    return entry.where;
+    if (is_set(Option::kQuantize)) return JobKind::kQuantize;
+    return is_set(Option::kEvaluate) ? JobKind::kEvaluate : JobKind::kTrain;
+  }
+
+  // What the entry itself sets must be of use to the job; defaults are for those that use them.
+  absl::Status check_used(const Draft& draft) const {
+    const Options& options = draft.options;
+    for (const OptionInfo& row : option_table()) {
+      if (options.layer(row.option) != Layer::kJob || is_used_by(draft.job.kind, row)) continue;
+      std::string_view why = "it is only for jobs with quantize";
+      if (draft.job.kind == JobKind::kQuantize) {
+        why = row.option == Option::kModel || row.option == Option::kShortcut
+                  ? "a quantized network is that of its source"
+                  : "a job with quantize trains nothing";
+      } else if (draft.job.kind == JobKind::kEvaluate) {
+        why = "a job with evaluate takes the network as it is";
+      }
+      return source_.invalid(
+          options.where(row.option),
+          fmt::format("{}: {} is set, but {}; remove it", draft.job.name, row.name, why));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status add_borrower(Draft& draft) {
+    const Option option =
+        draft.job.kind == JobKind::kQuantize ? Option::kQuantize : Option::kEvaluate;
+    const Reference& reference = draft.options.reference(option);
+    draft.places.source = draft.options.where(option);
+    Borrower borrower{.entry = &draft.entry, .options = draft.options, .outside = std::nullopt};
+    if (reference.kind == Reference::Kind::kFile) {
+      BITRUNG_ASSIGN_OR_RETURN(const OutsideFile* file,
+                               outside_file(InputRole::kSource, reference, draft));
+      BITRUNG_ASSIGN_OR_RETURN(borrower.outside,
+                               trained_as(InputRole::kSource, reference, *file, draft));
+      draft.job.inputs.push_back(file_input(InputRole::kSource, reference, *file));
+    } else {
+      BITRUNG_ASSIGN_OR_RETURN(const std::size_t job,
+                               resolve(InputRole::kSource, reference.target, draft));
+      draft.job.inputs.push_back({.role = InputRole::kSource, .jobs = {job}});
+    }
+    borrowers_.emplace(jobs_.size(), std::move(borrower));
+    return absl::OkStatus();
+  }
+
+  // Its source has been finished before.
+  absl::Status finish_borrower(std::size_t index) {
+    Job& job = jobs_[index];
+    const Borrower& borrower = borrowers_.at(index);
+    const Location where = places_[index].source;
+    TrainedAs network;
+    if (borrower.outside) {
+      network = *borrower.outside;
+    } else {
+      const Job& from = jobs_[job.inputs.front().jobs.front()];
+      if (from.kind == JobKind::kEvaluate ||
+          (from.kind == JobKind::kQuantize && job.kind == JobKind::kQuantize)) {
+        return source_.invalid(
+            where, fmt::format("{} of {} is {}, which trains nothing; name a job that does",
+                               kind_word(job.kind), job.name, from.name));
+      }
+      std::optional<TrainedAs> known = parse_trained_as(from.spec_json);
+      BITRUNG_CHECK(known.has_value());
+      network = *std::move(known);
+    }
+    job.model = network.model;
+    if (job.kind == JobKind::kQuantize) {
+      BITRUNG_ASSIGN_OR_RETURN(const MethodValue method,
+                               quantize_method(borrower.options, job.name));
+      BITRUNG_ASSIGN_OR_RETURN(
+          Quantization own,
+          resolve_quantization(borrower.options, network.model, method,
+                               {.name = job.name, .where = borrower.entry->where}, source_));
+      network.bits = std::move(own.bits);
+      network.method = std::move(own.method);
+      job.spec_json = quantize_spec(borrower.options, network);
+    } else {
+      job.spec_json = evaluate_spec(borrower.options, network);
+    }
+    set_headline(job, network.bits, network.method);
+    return absl::OkStatus();
+  }
+
+  static std::string_view kind_word(JobKind kind) {
+    return kind == JobKind::kQuantize ? "quantize" : "evaluate";
+  }
+
+  // Trained networks are quantized by one family; what defaults say of methods is for trainings.
+  absl::StatusOr<MethodValue> quantize_method(const Options& options, std::string_view name) const {
+    constexpr std::string_view kMethod = "linear";
+    MethodValue method = options.method();
+    for (const auto& [option, word] :
+         {std::pair(Option::kMethodWeights, &method.weights),
+          std::pair(Option::kMethodActivations, &method.activations)}) {
+      if (options.layer(option) == Layer::kJob && *word != kMethod) {
+        return source_.invalid(options.where(option),
+                               fmt::format("{}: {} is {}, which needs a training; quantize takes "
+                                           "{} only",
+                                           name, info(option).name, *word, kMethod));
+      }
+      *word = kMethod;
+    }
+    return method;
   }
 
   // Rules that involve more than one option.
-  absl::Status check_values(const Options& options, const Entry& entry,
-                            const std::string& name) const {
+  absl::Status check_images(const Draft& draft) const {
     using enum Option;
+    const Options& options = draft.options;
+    const std::string& name = draft.job.name;
     const std::string_view dataset = options.word(kDataset);
     const bool is_synthetic = dataset == "synthetic";
     for (const Option option : {kSyntheticTrainImages, kSyntheticTestImages, kSyntheticSeed}) {
@@ -229,7 +330,7 @@ class Expander {
     };
     if (first > all) {
       return source_.invalid(
-          place_of(options, entry, {kTrainImages, all_of_them}),
+          place_of(options, place(draft), {kTrainImages, all_of_them}),
           fmt::format("{}: train_images is {}; {} has {} training images, expected at "
                       "most so many or 0 for all",
                       name, first, dataset, count(all)));
@@ -238,28 +339,71 @@ class Expander {
     const std::int64_t held_out = options.integer(kValidation);
     if (held_out >= images) {
       return source_.invalid(
-          place_of(options, entry, {kValidation, kTrainImages, all_of_them}),
+          place_of(options, place(draft), {kValidation, kTrainImages, all_of_them}),
           fmt::format(
               "{}: validation is {}; expected fewer than the {} training images, from which "
               "they are taken, or 0",
               name, held_out, count(images)));
     }
-    const std::int64_t batch = options.integer(kBatchSize);
+    const bool is_training = draft.job.kind == JobKind::kTrain;
+    const Option batch_of = is_training ? kBatchSize : kCalibrationBatchSize;
+    const std::int64_t batch = draft.job.kind == JobKind::kEvaluate ? 0 : options.integer(batch_of);
     if (batch > images - held_out) {
       return source_.invalid(
-          place_of(options, entry, {kBatchSize, kTrainImages, all_of_them, kValidation}),
-          fmt::format(
-              "{}: batch_size is {}; expected at most the {} images that are left to train on "
-              "({} less {} for validation)",
-              name, batch, count(images - held_out), count(images), count(held_out)));
+          place_of(options, place(draft), {batch_of, kTrainImages, all_of_them, kValidation}),
+          fmt::format("{}: {} is {}; expected at most the {} images that are left to train on "
+                      "({} less {} for validation)",
+                      name, info(batch_of).name, batch, count(images - held_out), count(images),
+                      count(held_out)));
     }
+    return absl::OkStatus();
+  }
+
+  absl::Status check_training(const Draft& draft) const {
+    using enum Option;
+    const Options& options = draft.options;
     if (options.integer(kNesterov) != 0 && options.real(kMomentum) == 0) {
       return source_.invalid(
-          place_of(options, entry, {kNesterov}),
+          place_of(options, place(draft), {kNesterov}),
           fmt::format(
               "{}: optimizer.nesterov is true, but optimizer.momentum is 0; raise the momentum "
               "or say nesterov: false",
-              name));
+              draft.job.name));
+    }
+    if (draft.entry.search && options.integer(kValidation) == 0) {
+      return source_.invalid(
+          place_of(options, place(draft), {kValidation}),
+          fmt::format("{}: search: best-path chooses teachers by their validation accuracy, but "
+                      "validation is 0; hold out training images, such as validation: 5000 (the "
+                      "test set never chooses)",
+                      draft.job.name));
+    }
+    return check_distillation(draft);
+  }
+
+  absl::Status check_distillation(const Draft& draft) const {
+    using enum Option;
+    const Options& options = draft.options;
+    const double temperature = options.real(kDistillTemperature);
+    const double weight = options.real(kDistillWeight);
+    if (options.layer(kDistillSchedule) == Layer::kJob &&
+        options.word(kDistillSchedule) == "constant" &&
+        (options.end(kDistillTemperatureEnd, temperature) != temperature ||
+         options.end(kDistillWeightEnd, weight) != weight)) {
+      return source_.invalid(
+          options.where(kDistillSchedule),
+          fmt::format("{}: distill.schedule is constant, but temperature or weight has another "
+                      "value at the end; remove temperature_end and weight_end, or say linear or "
+                      "cosine",
+                      draft.job.name));
+    }
+    for (const Option option : {kDistillAlpha, kDistillBeta}) {
+      if (options.layer(option) == Layer::kJob && options.word(kDistillKind) != "dkd") {
+        return source_.invalid(
+            options.where(option),
+            fmt::format("{}: {} is set, but distill.kind is {}; remove it, or say kind: dkd",
+                        draft.job.name, info(option).name, options.word(kDistillKind)));
+      }
     }
     return absl::OkStatus();
   }
@@ -267,41 +411,59 @@ class Expander {
   // In an entry that has jobs both with and without a teacher, what only taught jobs use is no
   // mistake in the others.
   static bool may_lack_teacher(const Entry& entry) {
-    return entry.ladder || std::ranges::any_of(entry.axes, [](const Axis& axis) {
+    return entry.rungs || std::ranges::any_of(entry.axes, [](const Axis& axis) {
              return axis.option == "teacher";
            });
   }
 
-  absl::Status add_teacher(Draft& draft) {
+  absl::Status add_teachers(Draft& draft) {
     const Entry& entry = draft.entry;
-    const Reference& reference = draft.options.reference(Option::kTeacher);
     draft.places.teacher = draft.options.where(Option::kTeacher);
-    draft.spec.has_teacher = true;
-    if (entry.ladder && draft.at[*entry.ladder] > 0) {
-      std::vector<std::size_t> above = draft.at;
-      --above[*entry.ladder];
-      draft.places.teacher = entry.axes[*entry.ladder].where;
-      draft.job.inputs.push_back(job_input(InputRole::kTeacher, number_of(entry, above)));
-      return absl::OkStatus();
-    }
-    if (reference.kind == Reference::Kind::kJob) {
-      BITRUNG_ASSIGN_OR_RETURN(const std::size_t teacher,
-                               resolve(InputRole::kTeacher, reference.target, draft));
-      draft.job.inputs.push_back(job_input(InputRole::kTeacher, teacher));
-      return absl::OkStatus();
-    }
-    if (reference.kind == Reference::Kind::kFile) return add_outside_teacher(draft);
-
-    draft.spec.has_teacher = false;
-    for (const Option option : {Option::kDistillTemperature, Option::kDistillWeight}) {
-      if (draft.options.layer(option) == Layer::kJob && !may_lack_teacher(entry)) {
-        return source_.invalid(
-            draft.options.where(option),
-            fmt::format(
-                "{}: {} is set, but the job has no teacher; say teacher: NAME, or remove distill",
-                draft.job.name, info(option).name));
+    if (entry.rungs) {
+      const Axis& rungs = entry.axes[*entry.rungs];
+      const std::vector<std::size_t>& above = rungs.values[draft.at[*entry.rungs]].teachers;
+      if (!above.empty()) {
+        Input input{.role = InputRole::kTeacher};
+        std::vector<std::size_t> at = draft.at;
+        for (const std::size_t value : above) {
+          at[*entry.rungs] = value;
+          input.jobs.push_back(number_of(entry, at));
+        }
+        draft.places.teacher = rungs.where;
+        draft.spec.has_teacher = true;
+        draft.job.inputs.push_back(std::move(input));
+        return absl::OkStatus();
       }
     }
+    for (const Reference& reference : draft.options.references(Option::kTeacher)) {
+      BITRUNG_RETURN_IF_ERROR(add_teacher(draft, reference));
+    }
+    draft.spec.has_teacher = !draft.job.inputs.empty();
+    if (draft.spec.has_teacher || may_lack_teacher(entry)) return absl::OkStatus();
+    for (const OptionInfo& row : option_table()) {
+      if (row.group() == "distill" && draft.options.layer(row.option) == Layer::kJob) {
+        return source_.invalid(
+            draft.options.where(row.option),
+            fmt::format(
+                "{}: {} is set, but the job has no teacher; say teacher: NAME, or remove distill",
+                draft.job.name, row.name));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status add_teacher(Draft& draft, const Reference& reference) {
+    if (reference.kind == Reference::Kind::kNone) return absl::OkStatus();
+    if (reference.kind == Reference::Kind::kFile) return add_outside_teacher(draft, reference);
+    BITRUNG_ASSIGN_OR_RETURN(const std::size_t teacher,
+                             resolve(InputRole::kTeacher, reference.target, draft));
+    for (const Input& input : draft.job.inputs) {
+      if (input.jobs == std::vector{teacher}) {
+        return refused(InputRole::kTeacher, reference.target, draft,
+                       "which is named twice; remove one");
+      }
+    }
+    draft.job.inputs.push_back({.role = InputRole::kTeacher, .jobs = {teacher}});
     return absl::OkStatus();
   }
 
@@ -317,7 +479,7 @@ class Expander {
       case Reference::Kind::kJob: {
         BITRUNG_ASSIGN_OR_RETURN(const std::size_t job,
                                  resolve(InputRole::kInit, reference.target, draft));
-        draft.job.inputs.push_back(job_input(InputRole::kInit, job));
+        draft.job.inputs.push_back({.role = InputRole::kInit, .jobs = {job}});
         draft.spec.init = "job";
         return absl::OkStatus();
       }
@@ -357,8 +519,8 @@ class Expander {
     }
     draft.spec.init = "teacher";
     draft.places.starts_from_teacher = true;
-    if (draft.spec.teacher_model.empty()) return absl::OkStatus();
-    return check_same_network(draft, where, teacher, draft.spec.teacher_model);
+    if (draft.first_outside_model.empty()) return absl::OkStatus();
+    return check_same_network(draft, where, teacher, draft.first_outside_model);
   }
 
   absl::Status check_same_network(const Draft& draft, Location where, std::string_view origin,
@@ -371,43 +533,46 @@ class Expander {
                            draft.job.name, origin, model, own));
   }
 
-  absl::Status add_outside_teacher(Draft& draft) {
-    const Reference& reference = draft.options.reference(Option::kTeacher);
+  absl::Status add_outside_teacher(Draft& draft, const Reference& reference) {
     BITRUNG_ASSIGN_OR_RETURN(const OutsideFile* file,
                              outside_file(InputRole::kTeacher, reference, draft));
-    const std::optional<TrainedAs>& known = file->trained_as;
+    BITRUNG_ASSIGN_OR_RETURN(const TrainedAs teacher,
+                             trained_as(InputRole::kTeacher, reference, *file, draft));
+    if (draft.job.inputs.empty()) draft.first_outside_model = teacher.model;
+    draft.spec.teacher_json.push_back(teacher_json(file->sha256.hex(), teacher));
+    draft.job.inputs.push_back(file_input(InputRole::kTeacher, reference, *file));
+    return absl::OkStatus();
+  }
+
+  // What network the file holds, by its metadata and by what the option says.
+  absl::StatusOr<TrainedAs> trained_as(InputRole role, const Reference& reference,
+                                       const OutsideFile& file, const Draft& draft) const {
+    const Location where = draft.places.of(role);
+    const std::optional<TrainedAs>& known = file.trained_as;
     if (reference.model.empty() && !known) {
       return source_.invalid(
-          draft.places.teacher,
-          fmt::format("teacher artifact {} does not say what network it is; add its model, "
-                      "such as {{artifact: {}, model: resnet110}}",
-                      reference.target, reference.target));
+          where, fmt::format("{} artifact {} does not say what network it is; add its model, "
+                             "such as {{artifact: {}, model: resnet110}}",
+                             option_name(role), reference.target, reference.target));
     }
     TrainedAs used;
     if (known) {
       used = *known;
     } else {
-      used.method = {std::string(Options::built_in().word(Option::kMethodWeights)),
-                     std::string(Options::built_in().word(Option::kMethodActivations))};
+      used.method = Options::built_in().method();
     }
     if (!reference.model.empty()) used.model = reference.model;
+    if (!reference.shortcut.empty()) used.shortcut = reference.shortcut;
     if (reference.bits) used.bits = *reference.bits;
     if (reference.method) used.method = *reference.method;
-    if (known && used != *known) {
+    if (known && teacher_json("", used) != teacher_json("", *known)) {
       return source_.invalid(
-          draft.places.teacher,
-          fmt::format(
-              "teacher artifact {} was trained as {}, the options say {}; remove the options that "
-              "differ, or name another file",
-              reference.target, described(*known), described(used)));
+          where,
+          fmt::format("{} artifact {} was trained as {}, the options say {}; remove the "
+                      "options that differ, or name another file",
+                      option_name(role), reference.target, described(*known), described(used)));
     }
-    draft.spec.teacher_model = used.model;
-    draft.spec.teacher_json =
-        fmt::format(R"({{"artifact":"{}","bits":{},"method":{},"model":"{}"}})", file->sha256.hex(),
-                    bits_json(used.bits), method_json(used.method.weights, used.method.activations),
-                    used.model);
-    draft.job.inputs.push_back(file_input(InputRole::kTeacher, reference, *file));
-    return absl::OkStatus();
+    return used;
   }
 
   static std::string described(const TrainedAs& trained) {
@@ -416,13 +581,9 @@ class Expander {
                        trained.method.activations);
   }
 
-  static Input job_input(InputRole role, std::size_t job) {
-    return {.role = role, .job = job, .file = std::nullopt, .file_sha256 = std::nullopt};
-  }
-
   Input file_input(InputRole role, const Reference& reference, const OutsideFile& file) const {
     return {.role = role,
-            .job = std::nullopt,
+            .jobs = {},
             .file = directory_ / reference.target,
             .file_sha256 = file.sha256};
   }
@@ -430,7 +591,7 @@ class Expander {
   // Each file is read once, however many jobs use it.
   absl::StatusOr<const OutsideFile*> outside_file(InputRole role, const Reference& reference,
                                                   const Draft& draft) {
-    const Location where = role == InputRole::kTeacher ? draft.places.teacher : draft.places.init;
+    const Location where = draft.places.of(role);
     auto known = files_.find(reference.target);
     if (known == files_.end()) {
       absl::StatusOr<OutsideFile> file = inspect_outside_file(directory_ / reference.target);
@@ -520,9 +681,11 @@ class Expander {
 
   absl::Status refused(InputRole role, std::string_view target, const Draft& draft,
                        std::string_view why) const {
-    return source_.invalid(role == InputRole::kTeacher ? draft.places.teacher : draft.places.init,
-                           fmt::format("{} of {} is {}, {}", option_name(role), draft.job.name,
-                                       in_quotes(target), why));
+    const std::string_view option =
+        role == InputRole::kSource ? kind_word(draft.job.kind) : option_name(role);
+    return source_.invalid(
+        draft.places.of(role),
+        fmt::format("{} of {} is {}, {}", option, draft.job.name, in_quotes(target), why));
   }
 
   // Takes ".key=value" off the front of `rest`; false if the entry has no such part.
@@ -591,29 +754,43 @@ class Expander {
   absl::Status check_parents(std::size_t index) const {
     const Job& job = jobs_[index];
     const Places& places = places_[index];
+    bool is_start = places.starts_from_teacher;
     for (const Input& input : job.inputs) {
-      if (!input.job) continue;
-      const Job& parent = jobs_[*input.job];
-      const Location where = input.role == InputRole::kTeacher ? places.teacher : places.init;
-      const DatasetInfo own = dataset_info(job.dataset);
-      const DatasetInfo other = dataset_info(parent.dataset);
-      if (own.classes != other.classes || own.image_size != other.image_size) {
-        return source_.invalid(
-            where,
-            fmt::format("{} {} learns {} with {} classes of {}x{} images, but {} learns {} with {} "
-                        "classes of {}x{}; both must have the same",
-                        option_name(input.role), parent.name, parent.dataset, other.classes,
-                        other.image_size, other.image_size, job.name, job.dataset, own.classes,
-                        own.image_size, own.image_size));
+      is_start = is_start || input.role == InputRole::kInit;
+      for (const std::size_t parent : input.jobs) {
+        BITRUNG_RETURN_IF_ERROR(check_parent(job, jobs_[parent], input.role, is_start, places));
       }
-      const bool is_start = input.role == InputRole::kInit || places.starts_from_teacher;
-      if (is_start && parent.model != job.model) {
-        return source_.invalid(
-            places.init,
-            fmt::format("{} starts from {}, which is a {}, but its model is {}; both must be the "
-                        "same network",
-                        job.name, parent.name, parent.model, job.model));
-      }
+      is_start = false;  // With several teachers the weights of the first are the start.
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status check_parent(const Job& job, const Job& parent, InputRole role, bool is_start,
+                            const Places& places) const {
+    const DatasetInfo own = dataset_info(job.dataset);
+    const DatasetInfo other = dataset_info(parent.dataset);
+    if (own.classes != other.classes || own.image_size != other.image_size) {
+      return source_.invalid(
+          places.of(role),
+          fmt::format("{} {} learns {} with {} classes of {}x{} images, but {} {} {} "
+                      "with {} classes of {}x{}; both must have the same",
+                      option_name(role), parent.name, parent.dataset, other.classes,
+                      other.image_size, other.image_size, job.name,
+                      job.kind == JobKind::kTrain ? "learns" : "takes", job.dataset, own.classes,
+                      own.image_size, own.image_size));
+    }
+    if (role != InputRole::kSource && parent.kind == JobKind::kEvaluate) {
+      return source_.invalid(places.of(role),
+                             fmt::format("{} of {} is {}, which only evaluates a network; name the "
+                                         "job that trains it",
+                                         option_name(role), job.name, parent.name));
+    }
+    if (is_start && parent.model != job.model) {
+      return source_.invalid(
+          places.init,
+          fmt::format("{} starts from {}, which is a {}, but its model is {}; both must be the "
+                      "same network",
+                      job.name, parent.name, parent.model, job.model));
     }
     return absl::OkStatus();
   }
@@ -629,11 +806,14 @@ class Expander {
     while (!is_met[job]) {
       is_met[job] = true;
       path.push_back(job);
-      const auto next = std::ranges::find_if(jobs_[job].inputs, [&is_left](const Input& input) {
-        return input.job && is_left[*input.job];
-      });
-      BITRUNG_CHECK(next != jobs_[job].inputs.end());
-      job = *next->job;
+      std::optional<std::size_t> next;
+      for (const Input& input : jobs_[job].inputs) {
+        for (const std::size_t parent : input.jobs) {
+          if (!next && is_left[parent]) next = parent;
+        }
+      }
+      BITRUNG_CHECK(next.has_value());
+      job = *next;
     }
     path.erase(path.begin(), std::ranges::find(path, job));
     std::ranges::reverse(path);
@@ -647,11 +827,13 @@ class Expander {
       names += jobs_[path[i]].name + " -> ";
     }
     const Places& first = places_[path.front()];
-    const bool is_teacher =
-        std::ranges::any_of(jobs_[path.front()].inputs, [&path](const Input& input) {
-          return input.role == InputRole::kTeacher && input.job == path.back();
-        });
-    return source_.invalid(is_teacher ? first.teacher : first.init,
+    InputRole role = InputRole::kInit;
+    for (const Input& input : jobs_[path.front()].inputs) {
+      if (std::ranges::find(input.jobs, path.back()) == input.jobs.end()) continue;
+      role = input.role;
+      break;
+    }
+    return source_.invalid(first.of(role),
                            fmt::format("jobs form a cycle: {}{}", names, jobs_[path.front()].name));
   }
 
@@ -661,9 +843,14 @@ class Expander {
     std::vector<Digest> identity(jobs_.size());
     for (const std::size_t index : order) {
       std::string text = jobs_[index].spec_json;
-      for (const Input& input : jobs_[index].inputs) {
+      for (Input& input : jobs_[index].inputs) {
         text += fmt::format("\n{} ", name(input.role));
-        text += (input.job ? identity[*input.job] : input.file_sha256.value()).raw();
+        if (input.file_sha256) text += input.file_sha256->raw();
+        // Equal work is the same candidate.
+        std::unordered_set<Digest, DigestHash> met;
+        std::erase_if(input.jobs,
+                      [&](std::size_t parent) { return !met.insert(identity[parent]).second; });
+        for (const std::size_t parent : input.jobs) text += identity[parent].raw();
       }
       identity[index] = sha256(text);
     }
@@ -689,12 +876,13 @@ class Expander {
     std::vector<std::size_t> children(graph.jobs.size());
     for (Job& job : graph.jobs) {
       for (Input& input : job.inputs) {
-        if (!input.job) continue;
-        input.job = merged_index.at(identity[*input.job]);
-        if (++children[*input.job] > kChildrenMax) {
-          return source_.exhausted(
-              {}, fmt::format("more than {} jobs take something from {}; split the experiment",
-                              with_separators(kChildrenMax), graph.jobs[*input.job].name));
+        for (std::size_t& parent : input.jobs) {
+          parent = merged_index.at(identity[parent]);
+          if (++children[parent] > kChildrenMax) {
+            return source_.exhausted(
+                {}, fmt::format("more than {} jobs take something from {}; split the experiment",
+                                with_separators(kChildrenMax), graph.jobs[parent].name));
+          }
         }
       }
     }
@@ -709,6 +897,7 @@ class Expander {
   std::map<std::string, OutsideFile> files_;
   std::vector<Job> jobs_;  // Before merging.
   std::vector<Places> places_;
+  std::unordered_map<std::size_t, Borrower> borrowers_;  // By job.
 };
 
 }  // namespace
@@ -725,9 +914,10 @@ std::vector<std::size_t> parents_first(const std::vector<Job>& jobs) {
   order.reserve(jobs.size());
   for (std::size_t i = 0; i < jobs.size(); ++i) {
     for (const Input& input : jobs[i].inputs) {
-      if (!input.job) continue;
-      children[*input.job].push_back(i);
-      ++waits_for[i];
+      for (const std::size_t parent : input.jobs) {
+        children[parent].push_back(i);
+        ++waits_for[i];
+      }
     }
     if (waits_for[i] == 0) order.push_back(i);
   }

@@ -18,6 +18,10 @@
 
 namespace bitrung::client {
 
+std::string method_name(std::string_view weights, std::string_view activations) {
+  return weights == activations ? std::string(weights) : fmt::format("{}/{}", weights, activations);
+}
+
 absl::StatusOr<Override> parse_override(std::string_view text) {
   const std::size_t equals = text.find('=');
   const std::string_view path = text.substr(0, equals);
@@ -76,22 +80,38 @@ double training_flops(const Graph& graph, std::size_t job_index) {
   const Job& job = graph.jobs.at(job_index);
   const auto spec = nlohmann::json::parse(job.spec_json);
   const DatasetInfo dataset = dataset_info(job.dataset);
+  const auto count = [&spec](const char* group, const char* key) {
+    return spec.at(group).at(key).get<std::int64_t>();
+  };
+  const auto own_macs = static_cast<double>(forward_macs(job.model, dataset));
+  if (job.kind != JobKind::kTrain) {
+    const bool is_synthetic = job.dataset == "synthetic";
+    std::int64_t images = spec.at("validation").get<std::int64_t>() +
+                          (is_synthetic ? count("synthetic", "test_images") : dataset.test_images);
+    if (job.kind == JobKind::kQuantize) {
+      images += count("calibration", "batch_size") *
+                (count("calibration", "batches") + count("calibration", "batch_norm"));
+    }
+    return 2.0 * own_macs * static_cast<double>(images);
+  }
   std::int64_t images = spec.at("train_images").get<std::int64_t>();
   if (images == 0) {
-    images = job.dataset == "synthetic"
-                 ? spec.at("synthetic").at("train_images").get<std::int64_t>()
-                 : dataset.train_images;
+    images = job.dataset == "synthetic" ? count("synthetic", "train_images") : dataset.train_images;
   }
   images -= spec.at("validation").get<std::int64_t>();
 
-  // Forward once, backward twice that: the gradients of the input and of the weights.
-  auto macs = 3.0 * static_cast<double>(forward_macs(job.model, dataset));
+  double teacher_macs = 0;
+  std::size_t outside = 0;
   for (const Input& input : job.inputs) {
     if (input.role != InputRole::kTeacher) continue;
-    const std::string teacher = input.job ? graph.jobs.at(*input.job).model
-                                          : spec.at("teacher").at("model").get<std::string>();
-    macs += static_cast<double>(forward_macs(teacher, dataset));
+    const std::string teacher =
+        input.jobs.empty() ? spec.at("teachers").at(outside++).at("model").get<std::string>()
+                           : graph.jobs.at(input.jobs.front()).model;
+    teacher_macs += static_cast<double>(forward_macs(teacher, dataset));
   }
+  if (teacher_macs > 0) teacher_macs *= 1 - spec.at("distill").at("self_study").get<double>();
+  // Forward once, backward twice that: the gradients of the input and of the weights.
+  const double macs = 3 * own_macs + teacher_macs;
   return 2.0 * macs * static_cast<double>(images) * static_cast<double>(job.epochs);
 }
 
@@ -100,7 +120,9 @@ std::size_t critical_path_length(const Graph& graph) {
   std::size_t longest = 0;
   for (const std::size_t job : parents_first(graph.jobs)) {
     for (const Input& input : graph.jobs[job].inputs) {
-      if (input.job) length[job] = std::max(length[job], length[*input.job]);
+      for (const std::size_t parent : input.jobs) {
+        length[job] = std::max(length[job], length[parent]);
+      }
     }
     longest = std::max(longest, ++length[job]);
   }

@@ -21,21 +21,26 @@
 
 namespace bitrung::client {
 
-// What a job takes from before it: another job of the graph, or a file outside.
+// What a job takes from before it: another job of the graph, the best of several, or a file
+// outside.
 struct Input {
   InputRole role;
-  std::optional<std::size_t> job;  // Index in Graph::jobs.
-  std::optional<std::filesystem::path>
-      file;  // Outside artifact, existing and readable; uploaded before a submit.
-  std::optional<Digest> file_sha256;  // Its digest; set exactly when file is.
+  // Indices in Graph::jobs. Of several the one with the highest validation accuracy is taken, of
+  // equals the earlier. Empty for a file.
+  std::vector<std::size_t> jobs = {};
+  std::optional<std::filesystem::path> file =
+      {};  // Outside artifact, existing and readable; uploaded before a submit.
+  std::optional<Digest> file_sha256 = {};  // Its digest; set exactly when file is.
 };
 
-// One distinct training.
+enum class JobKind : std::uint8_t { kTrain, kQuantize, kEvaluate };
+
+// One distinct training, quantization or evaluation.
 struct Job {
   std::string name;                  // First name met in the file.
   std::vector<std::string> aliases;  // Further names of the same work, in file order.
   std::string spec_json;             // Canonical options; see worker/train/PROTOCOL.md.
-  std::vector<Input> inputs;         // At most one per role; teacher first.
+  std::vector<Input> inputs;         // Teachers in their order, then init; or one source.
   std::uint32_t retries = 2;
   double timeout_seconds = 0;  // 0 is unlimited.
   std::int32_t priority = 0;
@@ -43,14 +48,18 @@ struct Job {
   std::uint64_t memory_bytes = 0;  // 0 for any.
 
   // Headline options, as in spec_json, for tables.
+  JobKind kind = JobKind::kTrain;
   std::string model;
   std::string dataset;
   std::string method;  // "dorefa", or "weights/activations" when they differ.
   int weight_bits = 32;
   int activation_bits = 32;
   std::uint64_t seed = 0;
-  int epochs = 0;
+  int epochs = 0;  // 0 where nothing is trained.
 };
+
+// "dorefa", or "weights/activations" when they differ.
+std::string method_name(std::string_view weights, std::string_view activations);
 
 // The expanded file.
 struct Graph {
@@ -75,8 +84,8 @@ absl::StatusOr<Graph> parse_experiment(std::string_view text, std::string_view d
                                        const std::filesystem::path& directory,
                                        const std::vector<Override>& overrides);
 
-// Floating-point operations of the whole training of a job: 2 per multiply-accumulate, backward
-// counted as twice the forward, plus the teacher's forward. An estimate for people.
+// Floating-point operations of a job: 2 per multiply-accumulate, backward counted as twice the
+// forward, plus the teachers' forward. An estimate for people and for the order of the jobs.
 double training_flops(const Graph& graph, std::size_t job);
 
 // Jobs on the longest chain of inputs, e.g. 6 for a ladder of six rungs.

@@ -6,17 +6,25 @@
 #include <charconv>
 #include <cmath>
 #include <filesystem>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <system_error>
 
+#include "client/experiment/spec_text.h"
 #include "client/experiment/text.h"
 #include "db/base/check.h"
 #include "db/base/status.h"
+#include "worker/train/nn/architecture.h"
 
 namespace bitrung::client {
 namespace {
 
 constexpr std::size_t kFractionsMax = 64;
+constexpr std::size_t kTeachersMax = 16;
+constexpr std::size_t kLayerPatternsMax = 256;
+constexpr std::size_t kPatternBytesMax = 64;
+// The widest network that parse_architecture takes.
+constexpr int kWidthMax = 8;
 
 struct Unit {
   std::string_view name;
@@ -94,19 +102,33 @@ std::optional<int> parse_bit_width(std::string_view text) {
   return bits && is_bit_width(*bits) ? bits : std::nullopt;
 }
 
-// "4" or "w1a32".
-std::optional<BitsValue> parse_bits_word(std::string_view text) {
-  if (const std::optional<int> both = parse_bit_width(text)) return BitsValue{*both, *both};
-  const std::size_t a = text.find('a');
-  if (!text.starts_with('w') || a == std::string_view::npos) return std::nullopt;
-  const std::optional<int> weights = parse_bit_width(text.substr(1, a - 1));
-  const std::optional<int> activations = parse_bit_width(text.substr(a + 1));
-  if (!weights || !activations) return std::nullopt;
-  return BitsValue{*weights, *activations};
+// Every name of a network, for views that outlive the options.
+const std::vector<std::string>& model_texts() {
+  static const std::vector<std::string> names = [] {
+    std::vector<std::string> all;
+    for (const std::string& plain : train::plain_model_names()) {
+      const std::size_t dash = std::min(plain.find('-'), plain.size());
+      all.push_back(plain);
+      for (int width = 2; width <= kWidthMax; ++width) {
+        all.push_back(fmt::format("{}x{}{}", plain.substr(0, dash), width, plain.substr(dash)));
+      }
+    }
+    std::ranges::sort(all);
+    return all;
+  }();
+  return names;
+}
+
+// The group has a short form that sets its weights and activations.
+bool is_pair_group(std::string_view group) {
+  return group == "bits" || group == "method";
 }
 
 constexpr std::string_view kBitsAllowed =
     R"(1 to 8, 16 or 32, "w1a32", or {weights: 1, activations: 32})";
+
+// What a kEnd option says to be the value that it starts from.
+constexpr std::string_view kStart = "start";
 
 class LeafReader {
  public:
@@ -115,6 +137,8 @@ class LeafReader {
 
   absl::StatusOr<OptionValue> read() const {
     switch (row_.kind) {
+      case OptionKind::kModel:
+        return read_model();
       case OptionKind::kWord:
         return read_word(node_);
       case OptionKind::kWordList:
@@ -126,6 +150,12 @@ class LeafReader {
         return *value;
       }
       case OptionKind::kReal: {
+        const auto value = is_scalar(node_) ? parse_real(node_.text) : std::nullopt;
+        if (!value || !is_in(row_.range, *value)) return refusal();
+        return *value;
+      }
+      case OptionKind::kEnd: {
+        if (is_scalar(node_) && node_.text == kStart) return kStart;
         const auto value = is_scalar(node_) ? parse_real(node_.text) : std::nullopt;
         if (!value || !is_in(row_.range, *value)) return refusal();
         return *value;
@@ -153,9 +183,12 @@ class LeafReader {
         if (!value || *value < 0 || *value > kMemoryBytesMax) return refusal();
         return static_cast<std::int64_t>(*value);
       }
+      case OptionKind::kLayerBits:
+        return read_layers();
       case OptionKind::kTeacher:
       case OptionKind::kInit:
-        return read_reference();
+      case OptionKind::kSource:
+        return read_references();
     }
     check_failed("a kind of option without a reader", __FILE__, __LINE__);
   }
@@ -163,6 +196,45 @@ class LeafReader {
  private:
   absl::Status refusal() const {
     return source_.invalid(node_.where, unexpected(row_.name, node_, allowed_values(row_)));
+  }
+
+  absl::StatusOr<OptionValue> read_model() const {
+    if (!is_scalar(node_)) return refusal();
+    const std::vector<std::string>& names = model_texts();
+    if (train::parse_architecture(node_.text)) {
+      const auto found = std::ranges::lower_bound(names, node_.text);
+      BITRUNG_CHECK(found != names.end() && *found == node_.text);
+      return std::string_view(*found);
+    }
+    const std::string what = unexpected(row_.name, node_, allowed_values(row_));
+    const auto meant = nearest(node_.text, train::plain_model_names());
+    return source_.invalid(
+        node_.where, meant ? fmt::format("{}; did you mean {}?", what, in_quotes(*meant)) : what);
+  }
+
+  absl::StatusOr<OptionValue> read_layers() const {
+    if (node_.kind != YamlNode::Kind::kMap || node_.entries.size() > kLayerPatternsMax) {
+      return refusal();
+    }
+    LayerBitsList layers;
+    for (const MapEntry& entry : node_.entries) {
+      if (!is_layer_pattern(entry.key)) {
+        return source_.invalid(
+            entry.where,
+            fmt::format("{} has the layer {}; expected a name such as layer2.0.conv1, in which * "
+                        "stands for any text",
+                        row_.name, in_quotes(entry.key)));
+      }
+      const auto bits = is_scalar(entry.value) ? parse_bits_word(entry.value.text) : std::nullopt;
+      if (!bits) {
+        return source_.invalid(
+            entry.value.where,
+            unexpected(fmt::format("{} of {}", row_.name, entry.key), entry.value,
+                       R"(1 to 8, 16 or 32, or a pair such as "w1a32")"));
+      }
+      layers.push_back({entry.key, bits->weights, bits->activations});
+    }
+    return std::make_shared<const LayerBitsList>(std::move(layers));
   }
 
   absl::StatusOr<OptionValue> read_word(const YamlNode& node) const {
@@ -215,29 +287,49 @@ class LeafReader {
     return fractions;
   }
 
-  absl::StatusOr<OptionValue> read_reference() const {
-    BITRUNG_ASSIGN_OR_RETURN(Reference reference, read_target());
-    return std::make_shared<const Reference>(std::move(reference));
+  absl::StatusOr<OptionValue> read_references() const {
+    References references;
+    if (row_.kind == OptionKind::kTeacher && node_.kind == YamlNode::Kind::kSequence) {
+      if (node_.items.empty() || node_.items.size() > kTeachersMax) {
+        return source_.invalid(node_.where,
+                               fmt::format("{} is a list of {}; expected 1 to {} teachers, or none",
+                                           row_.name, node_.items.size(), kTeachersMax));
+      }
+      for (const YamlNode& item : node_.items) {
+        BITRUNG_ASSIGN_OR_RETURN(Reference reference, read_reference(item));
+        if (reference.kind == Reference::Kind::kNone && node_.items.size() > 1) {
+          return source_.invalid(
+              item.where, fmt::format("{} has none beside other teachers; remove it", row_.name));
+        }
+        references.push_back(std::move(reference));
+      }
+    } else {
+      BITRUNG_ASSIGN_OR_RETURN(Reference reference, read_reference(node_));
+      references.push_back(std::move(reference));
+    }
+    return std::make_shared<const References>(std::move(references));
   }
 
-  absl::StatusOr<Reference> read_target() const {
-    const bool is_teacher = row_.kind == OptionKind::kTeacher;
+  absl::StatusOr<Reference> read_reference(const YamlNode& node) const {
+    const bool is_init = row_.kind == OptionKind::kInit;
     Reference reference;
-    if (is_scalar(node_) && !node_.text.empty()) {
-      if (node_.text == (is_teacher ? "none" : "scratch")) return reference;
-      if (!is_teacher && node_.text == "teacher") {
+    if (is_scalar(node) && !node.text.empty()) {
+      if (node.text == (is_init ? "scratch" : "none")) return reference;
+      if (is_init && node.text == "teacher") {
         reference.kind = Reference::Kind::kTeacher;
         return reference;
       }
       reference.kind = Reference::Kind::kJob;
-      reference.target = node_.text;
+      reference.target = node.text;
       return reference;
     }
-    if (node_.kind != YamlNode::Kind::kMap) return refusal();
+    if (node.kind != YamlNode::Kind::kMap) {
+      return source_.invalid(node.where, unexpected(row_.name, node, allowed_values(row_)));
+    }
     reference.kind = Reference::Kind::kFile;
     std::vector<std::string> allowed = {"artifact"};
-    if (is_teacher) allowed.insert(allowed.end(), {"model", "bits", "method"});
-    for (const MapEntry& entry : node_.entries) {
+    if (!is_init) allowed.insert(allowed.end(), {"model", "bits", "method", "shortcut"});
+    for (const MapEntry& entry : node.entries) {
       if (std::ranges::find(allowed, entry.key) == allowed.end()) {
         return source_.invalid(entry.where,
                                unknown_option(entry.key, fmt::format("in {}", row_.name), allowed));
@@ -246,8 +338,8 @@ class LeafReader {
     }
     if (reference.target.empty()) {
       return source_.invalid(
-          node_.where, fmt::format("{} is a mapping without \"artifact\"; expected {}", row_.name,
-                                   allowed_values(row_)));
+          node.where, fmt::format("{} is a mapping without \"artifact\"; expected {}", row_.name,
+                                  allowed_values(row_)));
     }
     return reference;
   }
@@ -262,12 +354,15 @@ class LeafReader {
       reference.target = entry.value.text;
       return absl::OkStatus();
     }
-    if (entry.key == "model") {
-      OptionInfo row = info(Option::kModel);
+    if (entry.key == "model" || entry.key == "shortcut") {
+      OptionInfo row = info(entry.key == "model" ? Option::kModel : Option::kShortcut);
       row.name = name;
-      BITRUNG_ASSIGN_OR_RETURN(const OptionValue model,
+      if (entry.key == "shortcut")
+        row.words = row.words.subspan(1);  // A file has one or the other.
+      BITRUNG_ASSIGN_OR_RETURN(const OptionValue word,
                                LeafReader(row, entry.value, source_).read());
-      reference.model = std::get<std::string_view>(model);
+      (entry.key == "model" ? reference.model : reference.shortcut) =
+          std::get<std::string_view>(word);
       return absl::OkStatus();
     }
     // Groups are read by the same code as a job's own: set on the defaults, then taken out.
@@ -276,8 +371,7 @@ class LeafReader {
     if (entry.key == "bits") {
       reference.bits = options.bits();
     } else {
-      reference.method = {std::string(options.word(Option::kMethodWeights)),
-                          std::string(options.word(Option::kMethodActivations))};
+      reference.method = options.method();
     }
     return absl::OkStatus();
   }
@@ -297,20 +391,46 @@ std::string clean_label(std::string_view text) {
   return label.empty() ? "empty" : label;
 }
 
+// Bits and methods of a file are told apart by all that can be said of them.
 std::string reference_text(const Reference& reference) {
   std::string text = fmt::format("{}:{}", static_cast<int>(reference.kind), reference.target);
   if (!reference.model.empty()) text += ",model=" + reference.model;
-  if (reference.bits) {
-    text += fmt::format(",bits=w{}a{}", reference.bits->weights, reference.bits->activations);
-  }
-  if (reference.method) {
-    text += fmt::format(",method={}/{}", reference.method->weights, reference.method->activations);
-  }
+  if (!reference.shortcut.empty()) text += ",shortcut=" + reference.shortcut;
+  if (reference.bits) text += ",bits=" + bits_json(*reference.bits);
+  if (reference.method) text += ",method=" + method_json(*reference.method);
   return text;
 }
 
+std::string reference_label(const OptionInfo& row, const Reference& reference) {
+  switch (reference.kind) {
+    case Reference::Kind::kNone:
+      return row.kind == OptionKind::kInit ? "scratch" : "none";
+    case Reference::Kind::kTeacher:
+      return "teacher";
+    case Reference::Kind::kJob:
+      return reference.target;
+    case Reference::Kind::kFile:
+      return std::filesystem::path(reference.target).stem().string();
+  }
+  check_failed("a kind of reference without a label", __FILE__, __LINE__);
+}
+
+std::string pair_label(std::int64_t weights, std::int64_t activations) {
+  return weights == activations ? fmt::format("{}", weights)
+                                : fmt::format("w{}a{}", weights, activations);
+}
+
+std::string real_label(double value) {
+  std::string label = real_text(value);
+  if (label.ends_with(".0")) label.resize(label.size() - 2);
+  return label;
+}
+
+constexpr double kNotANumber = std::numeric_limits<double>::quiet_NaN();
+
 std::string leaf_label(const OptionInfo& row, const Options& options) {
   switch (row.kind) {
+    case OptionKind::kModel:
     case OptionKind::kWord:
       return std::string(options.word(row.option));
     case OptionKind::kWordList: {
@@ -325,12 +445,12 @@ std::string leaf_label(const OptionInfo& row, const Options& options) {
     case OptionKind::kBits:
     case OptionKind::kMemory:
       return fmt::format("{}", options.integer(row.option));
+    case OptionKind::kEnd:
+      if (std::isnan(options.end(row.option, kNotANumber))) return std::string(kStart);
+      return real_label(options.end(row.option, kNotANumber));
     case OptionKind::kReal:
-    case OptionKind::kDuration: {
-      std::string label = real_text(options.real(row.option));
-      if (label.ends_with(".0")) label.resize(label.size() - 2);
-      return label;
-    }
+    case OptionKind::kDuration:
+      return real_label(options.real(row.option));
     case OptionKind::kBoolean:
       return options.integer(row.option) != 0 ? "true" : "false";
     case OptionKind::kFractions: {
@@ -340,19 +460,22 @@ std::string leaf_label(const OptionInfo& row, const Options& options) {
       }
       return label;
     }
-    case OptionKind::kTeacher:
-    case OptionKind::kInit: {
-      const Reference& reference = options.reference(row.option);
-      switch (reference.kind) {
-        case Reference::Kind::kNone:
-          return row.kind == OptionKind::kTeacher ? "none" : "scratch";
-        case Reference::Kind::kTeacher:
-          return "teacher";
-        case Reference::Kind::kJob:
-          return reference.target;
-        case Reference::Kind::kFile:
-          return std::filesystem::path(reference.target).stem().string();
+    case OptionKind::kLayerBits: {
+      std::string label;
+      for (const LayerBits& layer : options.layer_bits()) {
+        label += fmt::format("{}{}-{}", label.empty() ? "" : "-", layer.pattern,
+                             pair_label(layer.weights, layer.activations));
       }
+      return label.empty() ? "none" : label;
+    }
+    case OptionKind::kTeacher:
+    case OptionKind::kInit:
+    case OptionKind::kSource: {
+      std::string label;
+      for (const Reference& reference : options.references(row.option)) {
+        label += fmt::format("{}{}", label.empty() ? "" : "-", reference_label(row, reference));
+      }
+      return label;
     }
   }
   check_failed("a kind of option without a label", __FILE__, __LINE__);
@@ -362,6 +485,22 @@ std::string leaf_label(const OptionInfo& row, const Options& options) {
 
 bool is_bit_width(std::int64_t bits) {
   return (bits >= 1 && bits <= 8) || bits == 16 || bits == 32;
+}
+
+std::optional<BitsPair> parse_bits_word(std::string_view text) {
+  if (const std::optional<int> both = parse_bit_width(text)) return BitsPair{*both, *both};
+  const std::size_t a = text.find('a');
+  if (!text.starts_with('w') || a == std::string_view::npos) return std::nullopt;
+  const std::optional<int> weights = parse_bit_width(text.substr(1, a - 1));
+  const std::optional<int> activations = parse_bit_width(text.substr(a + 1));
+  if (!weights || !activations) return std::nullopt;
+  return BitsPair{*weights, *activations};
+}
+
+bool is_layer_pattern(std::string_view text) {
+  return !text.empty() && text.size() <= kPatternBytesMax && std::ranges::all_of(text, [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '*';
+  });
 }
 
 const Options& Options::built_in() {
@@ -381,8 +520,27 @@ const Options& Options::built_in() {
 }
 
 BitsValue Options::bits() const {
-  return {static_cast<int>(integer(Option::kBitsWeights)),
-          static_cast<int>(integer(Option::kBitsActivations))};
+  using enum Option;
+  const auto bits = [this](Option option) { return static_cast<int>(integer(option)); };
+  return {.weights = bits(kBitsWeights),
+          .activations = bits(kBitsActivations),
+          .gradients = bits(kBitsGradients),
+          .first = bits(kBitsFirst),
+          .shortcut = bits(kBitsShortcut),
+          .last = bits(kBitsLast),
+          .layers = layer_bits()};
+}
+
+MethodValue Options::method() const {
+  using enum Option;
+  return {.weights = std::string(word(kMethodWeights)),
+          .activations = std::string(word(kMethodActivations)),
+          .options = {.range = std::string(word(kMethodRange)),
+                      .granularity = std::string(word(kMethodGranularity)),
+                      .ema_decay = real(kMethodEmaDecay),
+                      .scale = std::string(word(kMethodScale)),
+                      .clip_init = real(kMethodClipInit),
+                      .clip_decay = real(kMethodClipDecay)}};
 }
 
 absl::Status Options::apply(std::string_view name, const YamlNode& node, Layer layer,
@@ -402,7 +560,7 @@ absl::Status Options::apply_group(std::string_view group, const YamlNode& node, 
                                   std::string_view place, const Source& source) {
   if (is_scalar(node)) {
     if (group == "bits") {
-      const std::optional<BitsValue> bits = parse_bits_word(node.text);
+      const std::optional<BitsPair> bits = parse_bits_word(node.text);
       if (!bits) return source.invalid(node.where, unexpected(group, node, kBitsAllowed));
       BITRUNG_RETURN_IF_ERROR(
           set(info(Option::kBitsWeights), std::int64_t{bits->weights}, layer, node.where, source));
@@ -470,38 +628,52 @@ absl::Status Options::set(const OptionInfo& row, OptionValue value, Layer layer,
   return absl::OkStatus();
 }
 
-std::string Options::canonical_text(std::string_view name) const {
+std::string Options::canonical_text(std::string_view name, const YamlNode& node) const {
   if (const OptionInfo* row = find_option(name)) {
-    const bool is_reference = row->kind == OptionKind::kTeacher || row->kind == OptionKind::kInit;
-    return is_reference ? reference_text(reference(row->option)) : leaf_label(*row, *this);
+    const bool is_reference = row->kind == OptionKind::kTeacher || row->kind == OptionKind::kInit ||
+                              row->kind == OptionKind::kSource;
+    if (!is_reference) return leaf_label(*row, *this);
+    std::string text;
+    for (const Reference& reference : references(row->option)) {
+      text += reference_text(reference) + ";";
+    }
+    return text;
   }
   std::string text;
   for (const OptionInfo& row : option_table()) {
-    if (row.group() == name) text += fmt::format("{}={} ", row.leaf(), leaf_label(row, *this));
+    if (row.group() != name) continue;
+    // What a short form does not set is no part of it: "bits: 4" is the same in two entries of
+    // which one has another bits.first.
+    const bool is_pair = row.leaf() == "weights" || row.leaf() == "activations";
+    if (is_pair_group(name) && !is_pair && !sets_leaf(name, node, row)) continue;
+    text += fmt::format("{}={} ", row.leaf(), leaf_label(row, *this));
   }
   return text;
 }
 
+bool sets_leaf(std::string_view name, const YamlNode& node, const OptionInfo& leaf) {
+  if (leaf.name == name) return true;
+  if (leaf.group() != name) return false;
+  if (!is_pair_group(name)) return true;
+  if (is_scalar(node)) return leaf.leaf() == "weights" || leaf.leaf() == "activations";
+  return node.find(leaf.leaf()) != nullptr;
+}
+
 std::string value_label(const Options& options, std::string_view name, const YamlNode& node) {
   if (const OptionInfo* row = find_option(name)) return clean_label(leaf_label(*row, options));
-  if (name == "bits") {
-    const BitsValue bits = options.bits();
-    if (bits.weights == bits.activations) return fmt::format("{}", bits.weights);
-    return fmt::format("w{}a{}", bits.weights, bits.activations);
-  }
-  if (is_scalar(node)) return clean_label(node.text);
+  if (is_scalar(node) && name != "bits") return clean_label(node.text);
   std::string label;
+  if (name == "bits") {
+    label = pair_label(options.integer(Option::kBitsWeights),
+                       options.integer(Option::kBitsActivations));
+  }
   for (const MapEntry& entry : node.entries) {
+    if (name == "bits" && (entry.key == "weights" || entry.key == "activations")) continue;
     const OptionInfo* row = find_option(fmt::format("{}.{}", name, entry.key));
     BITRUNG_CHECK(row != nullptr);
     label += fmt::format("{}{}-{}", label.empty() ? "" : "-", entry.key, leaf_label(*row, options));
   }
   return clean_label(label);
-}
-
-std::string real_text(double value) {
-  // The trainer writes its canonical specs with the same function.
-  return nlohmann::json(value).dump();
 }
 
 std::string unknown_option(std::string_view name, std::string_view place,

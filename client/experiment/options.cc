@@ -4,21 +4,29 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
 #include <vector>
 
 #include "client/experiment/text.h"
 #include "db/base/check.h"
+#include "worker/train/nn/architecture.h"
 
 namespace bitrung::client {
 namespace {
 
-constexpr std::array<std::string_view, 8> kModels = {
-    "resnet8", "resnet14", "resnet20", "resnet26", "resnet32", "resnet44", "resnet56", "resnet110"};
 constexpr std::array<std::string_view, 3> kDatasets = {"cifar10", "cifar100", "synthetic"};
-constexpr std::array<std::string_view, 1> kMethods = {"dorefa"};
+constexpr std::array<std::string_view, 3> kShortcuts = {"auto", "block", "convolution"};
+constexpr std::array<std::string_view, 3> kRanges = {"asymmetric", "symmetric",
+                                                     "symmetric-restricted"};
+constexpr std::array<std::string_view, 2> kGranularities = {"tensor", "channel"};
+constexpr std::array<std::string_view, 2> kScales = {"fixed", "learned"};
 constexpr std::array<std::string_view, 1> kOptimizers = {"sgd"};
 constexpr std::array<std::string_view, 3> kSchedules = {"step", "cosine", "constant"};
 constexpr std::array<std::string_view, 2> kAugmentations = {"crop", "flip"};
+constexpr std::array<std::string_view, 2> kDistillKinds = {"kd", "dkd"};
+constexpr std::array<std::string_view, 3> kDistillSchedules = {"constant", "linear", "cosine"};
+constexpr std::array<std::string_view, 6> kClips = {"minmax",     "average",    "sd",
+                                                    "percentile", "aciq-gauss", "aciq-laplace"};
 
 // Readers of JSON that keep numbers as doubles, such as a browser, hold integers exactly up to
 // here.
@@ -26,6 +34,9 @@ constexpr double kSeedMax = 9007199254740991;
 // The trainer keeps a synthetic data set in memory, 3 KiB an image.
 constexpr double kSyntheticImagesMax = 200'000;
 constexpr double kTimeoutSecondsMax = 366.0 * 86'400;
+constexpr double kTemperatureMin = 0.001;
+constexpr double kTemperatureMax = 1'000'000;
+constexpr double kLossWeightMax = 1'000'000;
 
 constexpr Range from(double minimum, double maximum) {
   return {minimum, maximum, false, false};
@@ -39,10 +50,23 @@ constexpr Range below(double minimum, double maximum) {
 
 using enum OptionKind;
 
+std::span<const std::string_view> method_words() {
+  static const std::vector<std::string_view> words = [] {
+    std::vector<std::string_view> names;
+    for (const train::MethodInfo& method : train::methods()) names.push_back(method.name);
+    return names;
+  }();
+  return words;
+}
+
 // clang-format off
-constexpr std::array<OptionInfo, kOptionCount> kTable = {{
-    {Option::kModel, "model", kWord, "resnet20", {}, kModels,
-     "Network: a CIFAR ResNet of this depth."},
+std::array<OptionInfo, kOptionCount> make_table() {
+  const std::span<const std::string_view> methods = method_words();
+  return {{
+    {Option::kModel, "model", OptionKind::kModel, "resnet20", {}, {},
+     "Network: a CIFAR ResNet or a plain network of this depth; x2 doubles its channels."},
+    {Option::kShortcut, "shortcut", kWord, "auto", {}, kShortcuts,
+     "What a ResNet's shortcuts span: a block, each convolution, or what the method was published with."},
     {Option::kDataset, "dataset", kWord, "cifar10", {}, kDatasets,
      "Images to learn; synthetic ones are drawn on the spot and need no download."},
     {Option::kSyntheticTrainImages, "synthetic.train_images", kInteger, "8000", from(1, kSyntheticImagesMax), {},
@@ -53,14 +77,36 @@ constexpr std::array<OptionInfo, kOptionCount> kTable = {{
      "Draws another synthetic data set."},
     {Option::kTrainImages, "train_images", kInteger, "0", from(0, 1'000'000), {},
      "Only the first so many training images, held-out ones included; 0 for all."},
-    {Option::kMethodWeights, "method.weights", kWord, "dorefa", {}, kMethods,
+    {Option::kMethodWeights, "method.weights", kWord, "dorefa", {}, methods,
      "How weights are quantized; \"method: NAME\" sets both."},
-    {Option::kMethodActivations, "method.activations", kWord, "dorefa", {}, kMethods,
+    {Option::kMethodActivations, "method.activations", kWord, "dorefa", {}, methods,
      "How activations are quantized."},
+    {Option::kMethodRange, "method.range", kWord, "symmetric", {}, kRanges,
+     "What the grid spans."},
+    {Option::kMethodGranularity, "method.granularity", kWord, "tensor", {}, kGranularities,
+     "Weights have one scale in all, or one for each output channel."},
+    {Option::kMethodEmaDecay, "method.ema_decay", kReal, "0.999", below(0, 1), {},
+     "Share of the tracked range of the activations that a step keeps."},
+    {Option::kMethodScale, "method.scale", kWord, "fixed", {}, kScales,
+     "The scale follows the tracked range, or is learned."},
+    {Option::kMethodClipInit, "method.clip_init", kReal, "8", above(0, 1e6), {},
+     "First value of the learned clipping level."},
+    {Option::kMethodClipDecay, "method.clip_decay", kReal, "1e-4", from(0, 1000), {},
+     "Weight decay of the learned clipping level."},
     {Option::kBitsWeights, "bits.weights", kBits, "32", {}, {},
      "Bits of a weight; \"bits: 4\" sets both, \"bits: w1a32\" each."},
     {Option::kBitsActivations, "bits.activations", kBits, "32", {}, {},
      "Bits of an activation."},
+    {Option::kBitsGradients, "bits.gradients", kBits, "32", {}, {},
+     "Bits of the gradients that leave quantized layers; only with dorefa-paper."},
+    {Option::kBitsFirst, "bits.first", kBits, "32", {}, {},
+     "Bits of the first layer's weights."},
+    {Option::kBitsShortcut, "bits.shortcut", kBits, "32", {}, {},
+     "Bits of the weights of the shortcuts' 1x1 convolutions."},
+    {Option::kBitsLast, "bits.last", kBits, "32", {}, {},
+     "Bits of the last layer's weights and of its input."},
+    {Option::kBitsLayers, "bits.layers", kLayerBits, "{}", {}, {},
+     "Bits of single layers; of several patterns that match, the last one counts."},
     {Option::kEpochs, "epochs", kInteger, "160", from(1, 1'000'000), {},
      "Passes over the training images."},
     {Option::kBatchSize, "batch_size", kInteger, "128", from(1, 65'536), {},
@@ -91,12 +137,48 @@ constexpr std::array<OptionInfo, kOptionCount> kTable = {{
      "Training images held out to choose the best epoch; 0 keeps the last epoch."},
     {Option::kInit, "init", kInit, "scratch", {}, {},
      "Where the weights start: random, the teacher's, another job's, a file's."},
-    {Option::kDistillTemperature, "distill.temperature", kReal, "1", from(0.001, 1'000'000), {},
+    {Option::kDistillKind, "distill.kind", kWord, "kd", {}, kDistillKinds,
+     "The teacher's answers as they are, or decoupled into the right class and the others (dkd)."},
+    {Option::kDistillTemperature, "distill.temperature", kReal, "1", from(kTemperatureMin, kTemperatureMax), {},
      "Softens the teacher's answers; only with a teacher."},
+    {Option::kDistillTemperatureEnd, "distill.temperature_end", kEnd, "start", from(kTemperatureMin, kTemperatureMax), {},
+     "Temperature at the end of the training."},
     {Option::kDistillWeight, "distill.weight", kReal, "0.5", from(0, 1), {},
      "Share of the teacher in the loss, the labels have the rest; only with a teacher."},
+    {Option::kDistillWeightEnd, "distill.weight_end", kEnd, "start", from(0, 1), {},
+     "Share of the teacher at the end of the training."},
+    {Option::kDistillSchedule, "distill.schedule", kWord, "linear", {}, kDistillSchedules,
+     "How temperature and weight go from start to end, where these differ."},
+    {Option::kDistillSelfStudy, "distill.self_study", kReal, "0", below(0, 1), {},
+     "Part of the training, at its start, without the teacher."},
+    {Option::kDistillAttention, "distill.attention", kReal, "0", from(0, kLossWeightMax), {},
+     "Weight of attention transfer in the loss; 0 is off."},
+    {Option::kDistillHint, "distill.hint", kReal, "0", from(0, kLossWeightMax), {},
+     "Weight of the hint from the middle of the teacher (FitNets); 0 is off."},
+    {Option::kDistillSimilarity, "distill.similarity", kReal, "0", from(0, kLossWeightMax), {},
+     "Weight of keeping the similarities within a batch; 0 is off."},
+    {Option::kDistillAlpha, "distill.alpha", kReal, "1", from(0, kLossWeightMax), {},
+     "Weight of the right class; only with dkd."},
+    {Option::kDistillBeta, "distill.beta", kReal, "8", from(0, kLossWeightMax), {},
+     "Weight of the other classes; only with dkd."},
     {Option::kTeacher, "teacher", kTeacher, "none", {}, {},
-     "Trained network whose answers the job learns from."},
+     "Trained network whose answers the job learns from, or several, whose answers are averaged."},
+    {Option::kQuantize, "quantize", kSource, "none", {}, {},
+     "Trained network that the job quantizes without training it, by method linear."},
+    {Option::kEvaluate, "evaluate", kSource, "none", {}, {},
+     "Trained network that the job evaluates, as it is."},
+    {Option::kCalibrationBatches, "calibration.batches", kInteger, "10", from(1, 1'000'000), {},
+     "Batches of training images by which the ranges of activations are chosen; only with quantize."},
+    {Option::kCalibrationBatchSize, "calibration.batch_size", kInteger, "128", from(1, 65'536), {},
+     "Images of such a batch."},
+    {Option::kCalibrationClip, "calibration.clip", kWord, "minmax", {}, kClips,
+     "How the ranges of activations are chosen."},
+    {Option::kCalibrationSd, "calibration.sd", kReal, "3", above(0, 1000), {},
+     "Standard deviations from the mean; only with clip sd."},
+    {Option::kCalibrationPercentile, "calibration.percentile", kReal, "99.9", {50, 100, true, false}, {},
+     "Percentage of the values that are not clipped; only with clip percentile."},
+    {Option::kCalibrationBatchNorm, "calibration.batch_norm", kInteger, "0", from(0, 1'000'000), {},
+     "Batches by which the statistics of batch normalization are estimated anew; 0 keeps them."},
     {Option::kRetries, "retries", kInteger, "2", from(0, 100), {},
      "Further attempts after a failure that may not repeat."},
     {Option::kTimeout, "timeout", kDuration, "0", from(0, kTimeoutSecondsMax), {},
@@ -107,16 +189,21 @@ constexpr std::array<OptionInfo, kOptionCount> kTable = {{
      "Devices of an attempt; one is all that is supported so far."},
     {Option::kMemory, "resources.memory", kMemory, "0", {}, {},
      "Memory that the device must have in total."},
-}};
+  }};
+}
 // clang-format on
 
-constexpr bool is_in_order() {
-  for (std::size_t i = 0; i < kTable.size(); ++i) {
-    if (static_cast<std::size_t>(kTable[i].option) != i) return false;
-  }
-  return true;
+const std::array<OptionInfo, kOptionCount>& table() {
+  static const std::array<OptionInfo, kOptionCount> rows = [] {
+    std::array<OptionInfo, kOptionCount> made = make_table();
+    // info() indexes the table by Option.
+    for (std::size_t i = 0; i < made.size(); ++i) {
+      BITRUNG_CHECK(static_cast<std::size_t>(made.at(i).option) == i);
+    }
+    return made;
+  }();
+  return rows;
 }
-static_assert(is_in_order(), "info() indexes the table by Option");
 
 std::string bound(double value) {
   const bool is_negative = value < 0;
@@ -153,25 +240,28 @@ std::string_view OptionInfo::leaf() const {
 }
 
 std::span<const OptionInfo> option_table() {
-  return kTable;
+  return table();
 }
 
 const OptionInfo& info(Option option) {
-  return kTable.at(static_cast<std::size_t>(option));
+  return table().at(static_cast<std::size_t>(option));
 }
 
 const OptionInfo* find_option(std::string_view name) {
-  const auto* found = std::ranges::find(kTable, name, &OptionInfo::name);
-  return found == kTable.end() ? nullptr : found;
+  const auto* found = std::ranges::find(table(), name, &OptionInfo::name);
+  return found == table().end() ? nullptr : found;
 }
 
 bool is_option_group(std::string_view name) {
-  return !name.empty() &&
-         std::ranges::any_of(kTable, [name](const OptionInfo& row) { return row.group() == name; });
+  return !name.empty() && std::ranges::any_of(table(), [name](const OptionInfo& row) {
+    return row.group() == name;
+  });
 }
 
 std::string allowed_values(const OptionInfo& row) {
   switch (row.kind) {
+    case OptionKind::kModel:
+      return std::string(train::model_names());
     case kWord:
       return words_of(row, "or");
     case kWordList:
@@ -181,27 +271,52 @@ std::string allowed_values(const OptionInfo& row) {
       return fmt::format("an integer {}", interval(row.range));
     case kReal:
       return fmt::format("a number {}", interval(row.range));
+    case kEnd:
+      return fmt::format("a number {}, or start", interval(row.range));
     case kBoolean:
       return "true or false";
     case kFractions:
       return "at most 64 ascending fractions of the training between 0 and 1, such as [0.5, 0.75]";
     case kBits:
       return "1 to 8, 16 or 32";
+    case kLayerBits:
+      return R"(a mapping of layers or patterns to bits, such as {"layer3.*": 2, "layer2.0.conv1": w1a4})";
     case kDuration:
       return "seconds or text such as \"90m\" or \"2h\", at most 366 days, 0 for unlimited";
     case kMemory:
       return "bytes or text such as \"8GiB\", 0 for any";
     case kTeacher:
-      return "the name of a job, {artifact: FILE.safetensors, model: NAME}, or none";
+      return "the name of a job, {artifact: FILE.safetensors, model: NAME}, a list of these, or "
+             "none";
     case kInit:
       return "scratch, teacher, the name of a job, or {artifact: FILE.safetensors}";
+    case kSource:
+      return "the name of a job, {artifact: FILE.safetensors, model: NAME}, or none";
   }
   check_failed("a kind of option without a text", __FILE__, __LINE__);
 }
 
+Option option_of(train::MethodOption option) {
+  switch (option) {
+    case train::MethodOption::kRange:
+      return Option::kMethodRange;
+    case train::MethodOption::kGranularity:
+      return Option::kMethodGranularity;
+    case train::MethodOption::kEmaDecay:
+      return Option::kMethodEmaDecay;
+    case train::MethodOption::kScale:
+      return Option::kMethodScale;
+    case train::MethodOption::kClipInit:
+      return Option::kMethodClipInit;
+    case train::MethodOption::kClipDecay:
+      return Option::kMethodClipDecay;
+  }
+  check_failed("an option of a method without a row", __FILE__, __LINE__);
+}
+
 std::string option_reference() {
   std::string text;
-  for (const OptionInfo& row : kTable) {
+  for (const OptionInfo& row : table()) {
     text += fmt::format("{} (default {})\n    {}\n    Allowed: {}.\n", row.name, row.default_text,
                         row.help, allowed_values(row));
   }

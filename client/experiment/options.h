@@ -1,6 +1,7 @@
 // The options of a training: one table, the source of parsing, defaults, suggestions and help.
 //
-// Holds no values and reads no file; option_values.h does. Constant data, thread-safe.
+// Names and limits of quantization methods and networks come from the trainer's own tables. Holds
+// no values and reads no file; option_values.h does. Constant data, thread-safe.
 #pragma once
 
 #include <cstddef>
@@ -10,11 +11,14 @@
 #include <string>
 #include <string_view>
 
+#include "worker/train/quant/methods.h"
+
 namespace bitrung::client {
 
 // Rows of the table, in its order.
 enum class Option : std::uint8_t {
   kModel,
+  kShortcut,
   kDataset,
   kSyntheticTrainImages,
   kSyntheticTestImages,
@@ -22,8 +26,19 @@ enum class Option : std::uint8_t {
   kTrainImages,
   kMethodWeights,
   kMethodActivations,
+  kMethodRange,
+  kMethodGranularity,
+  kMethodEmaDecay,
+  kMethodScale,
+  kMethodClipInit,
+  kMethodClipDecay,
   kBitsWeights,
   kBitsActivations,
+  kBitsGradients,
+  kBitsFirst,
+  kBitsShortcut,
+  kBitsLast,
+  kBitsLayers,
   kEpochs,
   kBatchSize,
   kSeed,
@@ -39,9 +54,27 @@ enum class Option : std::uint8_t {
   kAugment,
   kValidation,
   kInit,
+  kDistillKind,
   kDistillTemperature,
+  kDistillTemperatureEnd,
   kDistillWeight,
+  kDistillWeightEnd,
+  kDistillSchedule,
+  kDistillSelfStudy,
+  kDistillAttention,
+  kDistillHint,
+  kDistillSimilarity,
+  kDistillAlpha,
+  kDistillBeta,
   kTeacher,
+  kQuantize,
+  kEvaluate,
+  kCalibrationBatches,
+  kCalibrationBatchSize,
+  kCalibrationClip,
+  kCalibrationSd,
+  kCalibrationPercentile,
+  kCalibrationBatchNorm,
   kRetries,
   kTimeout,
   kPriority,
@@ -51,17 +84,21 @@ enum class Option : std::uint8_t {
 inline constexpr std::size_t kOptionCount = static_cast<std::size_t>(Option::kMemory) + 1;
 
 enum class OptionKind : std::uint8_t {
+  kModel,     // A name that worker/train/nn/architecture.h takes.
   kWord,      // One of `words`.
   kWordList,  // Any of `words`, each once.
   kInteger,   // In the range.
   kReal,      // In the range, finite.
+  kEnd,       // The same, or "start": the value that it starts from.
   kBoolean,
   kFractions,  // Ascending reals between 0 and 1.
   kBits,       // 1 to 8, 16, 32.
+  kLayerBits,  // Bits by patterns of layer names.
   kDuration,   // Seconds, or text with a unit.
   kMemory,     // Bytes, or text with a unit.
-  kTeacher,    // Job or outside file.
+  kTeacher,    // Job or outside file, or a list of them.
   kInit,       // Word, job or outside file.
+  kSource,     // Job or outside file.
 };
 
 struct Range {
@@ -97,6 +134,9 @@ bool is_option_group(std::string_view name);
 
 // What a value may be, to stand after "expected": "an integer from 1 to 65,536".
 std::string allowed_values(const OptionInfo& info);
+
+// The option of the experiment file that sets an option of a method.
+Option option_of(train::MethodOption option);
 
 // The table as text for people: name, default, what is allowed, one sentence each.
 std::string option_reference();

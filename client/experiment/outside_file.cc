@@ -15,6 +15,7 @@
 #include "client/experiment/text.h"
 #include "db/base/files.h"
 #include "db/base/status.h"
+#include "worker/train/nn/architecture.h"
 
 namespace bitrung::client {
 namespace {
@@ -66,39 +67,108 @@ std::uint64_t little_endian(std::string_view bytes) {
   return value;
 }
 
-// The member as text or number; nothing if it is missing or something else.
-std::string text_of(const json& object, const char* key) {
+// The member as text or number; the value given here if it is missing or something else.
+std::string text_of(const json& object, const char* key, std::string otherwise = "") {
   const auto found = object.is_object() ? object.find(key) : object.end();
-  return found != object.end() && found->is_string() ? found->get<std::string>() : std::string();
+  return found != object.end() && found->is_string() ? found->get<std::string>() : otherwise;
 }
-int integer_of(const json& object, const char* key) {
+double real_of(const json& object, const char* key, double otherwise) {
   const auto found = object.is_object() ? object.find(key) : object.end();
-  return found != object.end() && found->is_number_integer() ? found->get<int>() : 0;
+  return found != object.end() && found->is_number() ? found->get<double>() : otherwise;
+}
+int bits_of(const json& bits, const char* key, int otherwise) {
+  const auto found = bits.find(key);
+  if (found == bits.end()) return otherwise;
+  return found->is_number_integer() ? found->get<int>() : 0;
 }
 
-// Metadata in a form we do not know counts as none: the file may come from anywhere.
-std::optional<TrainedAs> trained_as(const json& header) {
-  const auto metadata = header.find("__metadata__");
-  if (metadata == header.end() || !metadata->is_object()) return std::nullopt;
-  const json spec = json::parse(text_of(*metadata, "bitrung.spec"), nullptr, false);
-  if (!spec.is_object() || !spec.contains("bits") || !spec.contains("method")) return std::nullopt;
-  TrainedAs result{
-      .model = text_of(spec, "model"),
-      .bits = {integer_of(spec["bits"], "weights"), integer_of(spec["bits"], "activations")},
-      .method = {text_of(spec["method"], "weights"), text_of(spec["method"], "activations")}};
+// Nothing if one of them is no width of bits. Versions before 2 know weights and activations only.
+std::optional<BitsValue> parse_bits(const json& spec) {
+  const auto written = spec.find("bits");
+  if (written == spec.end() || !written->is_object()) return std::nullopt;
+  BitsValue bits{.weights = bits_of(*written, "weights", 0),
+                 .activations = bits_of(*written, "activations", 0),
+                 .gradients = bits_of(*written, "gradients", 32),
+                 .first = bits_of(*written, "first", 32),
+                 .shortcut = bits_of(*written, "shortcut", 32),
+                 .last = bits_of(*written, "last", 32),
+                 .layers = {}};
+  for (const int width :
+       {bits.weights, bits.activations, bits.gradients, bits.first, bits.shortcut, bits.last}) {
+    if (!is_bit_width(width)) return std::nullopt;
+  }
+  const auto layers = written->find("layers");
+  if (layers == written->end()) return bits;
+  if (!layers->is_array()) return std::nullopt;
+  for (const json& layer : *layers) {
+    if (!layer.is_array() || layer.size() != 3 || !layer[0].is_string() ||
+        !layer[1].is_number_integer() || !layer[2].is_number_integer()) {
+      return std::nullopt;
+    }
+    LayerBits& added = bits.layers.emplace_back(
+        LayerBits{layer[0].get<std::string>(), layer[1].get<int>(), layer[2].get<int>()});
+    if (!is_layer_pattern(added.pattern) || !is_bit_width(added.weights) ||
+        !is_bit_width(added.activations)) {
+      return std::nullopt;
+    }
+  }
+  return bits;
+}
+
+std::optional<MethodValue> parse_method(const json& spec) {
+  const auto written = spec.find("method");
+  if (written == spec.end() || !written->is_object()) return std::nullopt;
+  const train::MethodOptions defaults;
+  MethodValue method{
+      .weights = text_of(*written, "weights"),
+      .activations = text_of(*written, "activations"),
+      .options = {.range = text_of(*written, "range", defaults.range),
+                  .granularity = text_of(*written, "granularity", defaults.granularity),
+                  .ema_decay = real_of(*written, "ema_decay", defaults.ema_decay),
+                  .scale = text_of(*written, "scale", defaults.scale),
+                  .clip_init = real_of(*written, "clip_init", defaults.clip_init),
+                  .clip_decay = real_of(*written, "clip_decay", defaults.clip_decay)}};
   const auto knows = [](Option option, const std::string& word) {
     return std::ranges::find(info(option).words, word) != info(option).words.end();
   };
-  if (!knows(Option::kModel, result.model) || !is_bit_width(result.bits.weights) ||
-      !is_bit_width(result.bits.activations) ||
-      !knows(Option::kMethodWeights, result.method.weights) ||
-      !knows(Option::kMethodActivations, result.method.activations)) {
+  if (!knows(Option::kMethodWeights, method.weights) ||
+      !knows(Option::kMethodActivations, method.activations) ||
+      !knows(Option::kMethodRange, method.options.range) ||
+      !knows(Option::kMethodGranularity, method.options.granularity) ||
+      !knows(Option::kMethodScale, method.options.scale)) {
     return std::nullopt;
   }
-  return result;
+  return method;
+}
+
+std::optional<TrainedAs> trained_as(const json& spec) {
+  if (!spec.is_object()) return std::nullopt;
+  auto bits = parse_bits(spec);
+  auto method = parse_method(spec);
+  std::string model = text_of(spec, "model");
+  std::string shortcut = text_of(spec, "shortcut", "block");
+  if (!bits || !method || !train::parse_architecture(model) ||
+      (shortcut != "block" && shortcut != "convolution")) {
+    return std::nullopt;
+  }
+  return TrainedAs{.model = std::move(model),
+                   .shortcut = std::move(shortcut),
+                   .bits = *std::move(bits),
+                   .method = *std::move(method)};
+}
+
+// Metadata in a form we do not know counts as none: the file may come from anywhere.
+std::optional<TrainedAs> trained_as_in_header(const json& header) {
+  const auto metadata = header.find("__metadata__");
+  if (metadata == header.end()) return std::nullopt;
+  return parse_trained_as(text_of(*metadata, "bitrung.spec"));
 }
 
 }  // namespace
+
+std::optional<TrainedAs> parse_trained_as(std::string_view spec_json) {
+  return trained_as(json::parse(spec_json, nullptr, /*allow_exceptions=*/false));
+}
 
 absl::StatusOr<OutsideFile> inspect_outside_file(const std::filesystem::path& path) {
   // O_NONBLOCK, so that a pipe is refused below instead of waiting here for a writer.
@@ -134,8 +204,9 @@ absl::StatusOr<OutsideFile> inspect_outside_file(const std::filesystem::path& pa
   if (!header.is_object()) {
     return invalid(path, "is not a safetensors file: its header is not a JSON object");
   }
-  OutsideFile file{
-      .sha256 = content.sha256, .classes = std::nullopt, .trained_as = trained_as(header)};
+  OutsideFile file{.sha256 = content.sha256,
+                   .classes = std::nullopt,
+                   .trained_as = trained_as_in_header(header)};
   std::uint64_t tensor_bytes = 0;
   for (const auto& [name, tensor] : header.items()) {
     if (name == "__metadata__") continue;

@@ -11,6 +11,8 @@ v1::InputRole role_of(InputRole role) {
       return v1::INPUT_ROLE_TEACHER;
     case InputRole::kInit:
       return v1::INPUT_ROLE_INIT;
+    case InputRole::kSource:
+      return v1::INPUT_ROLE_SOURCE;
   }
   check_failed("an input role without a number", __FILE__, __LINE__);
 }
@@ -28,10 +30,14 @@ void to_proto(const Graph& graph, google::protobuf::RepeatedPtrField<v1::JobNode
     for (const Input& input : job.inputs) {
       v1::JobInput& sent = *node.add_inputs();
       sent.set_role(role_of(input.role));
-      if (input.job) {
-        sent.set_job_index(static_cast<std::uint32_t>(*input.job));
-      } else {
+      if (input.jobs.empty()) {
         sent.set_artifact_sha256(input.file_sha256.value().hex());
+      } else if (input.jobs.size() == 1) {
+        sent.set_job_index(static_cast<std::uint32_t>(input.jobs.front()));
+      } else {
+        for (const std::size_t candidate : input.jobs) {
+          sent.mutable_choice()->add_job_indices(static_cast<std::uint32_t>(candidate));
+        }
       }
     }
     node.set_retries(job.retries);

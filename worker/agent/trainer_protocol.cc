@@ -87,6 +87,19 @@ json path_or_null(const std::map<Digest, std::string>& paths, const std::optiona
   return it == paths.end() ? json(nullptr) : json(it->second);
 }
 
+// Paths of the offer's inputs of this role, in their order.
+json paths_of(const Offer& offer, InputRole role, const std::map<Digest, std::string>& paths) {
+  json list = json::array();
+  for (const OfferInput& input : offer.inputs) {
+    if (input.role == role) list.push_back(path_or_null(paths, input.artifact));
+  }
+  return list;
+}
+
+json first_or_null(const json& list) {
+  return list.empty() ? json(nullptr) : list.front();
+}
+
 }  // namespace
 
 absl::StatusOr<TrainerEvent> parse_trainer_event(std::string_view line) {
@@ -107,25 +120,14 @@ absl::StatusOr<TrainerEvent> parse_trainer_event(std::string_view line) {
 
 std::string train_command(const Offer& offer, const std::string& work_dir,
                           const std::string& data_dir, const std::map<Digest, std::string>& paths) {
-  std::optional<Digest> teacher;
-  std::optional<Digest> init;
-  for (const OfferInput& input : offer.inputs) {
-    switch (input.role) {
-      case InputRole::kTeacher:
-        teacher = input.artifact;
-        break;
-      case InputRole::kInit:
-        init = input.artifact;
-        break;
-    }
-  }
   const json command{{"command", "train"},
                      {"key", to_string(offer.key)},
                      {"spec", json::parse(offer.spec_json, nullptr, false)},
                      {"work_dir", work_dir},
                      {"data_dir", data_dir},
-                     {"teacher", path_or_null(paths, teacher)},
-                     {"init", path_or_null(paths, init)},
+                     {"teachers", paths_of(offer, InputRole::kTeacher, paths)},
+                     {"init", first_or_null(paths_of(offer, InputRole::kInit, paths))},
+                     {"source", first_or_null(paths_of(offer, InputRole::kSource, paths))},
                      {"resume", path_or_null(paths, offer.resume)}};
   return command.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
 }

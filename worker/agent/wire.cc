@@ -27,6 +27,16 @@ absl::StatusOr<Digest> digest_from(const std::string& hex, const char* what) {
   return *digest;
 }
 
+absl::StatusOr<InputRole> from_wire(v1::InputRole role) {
+  // The numbers on the wire are the enumerators' plus one, since zero is unspecified there.
+  static_assert(static_cast<int>(InputRole::kSource) + 1 == v1::INPUT_ROLE_SOURCE);
+  if (role <= v1::INPUT_ROLE_UNSPECIFIED || role > v1::INPUT_ROLE_SOURCE) {
+    return absl::InvalidArgumentError(
+        fmt::format("an offer has an input of unknown role {}", static_cast<int>(role)));
+  }
+  return static_cast<InputRole>(static_cast<int>(role) - 1);
+}
+
 absl::StatusOr<Offer> from_wire(const v1::Offer& wire) {
   Offer offer;
   offer.key = from_wire(wire.key());
@@ -38,13 +48,7 @@ absl::StatusOr<Offer> from_wire(const v1::Offer& wire) {
   offer.spec_json = wire.spec_json();
   offer.dataset = dataset_of(offer.spec_json);
   for (const v1::OfferInput& input : wire.inputs()) {
-    InputRole role = InputRole::kTeacher;
-    if (input.role() == v1::INPUT_ROLE_INIT) {
-      role = InputRole::kInit;
-    } else if (input.role() != v1::INPUT_ROLE_TEACHER) {
-      return absl::InvalidArgumentError(
-          fmt::format("an offer has an input of unknown role {}", static_cast<int>(input.role())));
-    }
+    BITRUNG_ASSIGN_OR_RETURN(const InputRole role, from_wire(input.role()));
     BITRUNG_ASSIGN_OR_RETURN(const Digest artifact,
                              digest_from(input.artifact_sha256(), "an offer's input"));
     offer.inputs.push_back({role, artifact});

@@ -34,20 +34,22 @@ std::vector<std::string> longest_chain(const client::Graph& graph,
       }
       const std::size_t height = stack.size();
       for (const client::Input& input : graph.jobs[job].inputs) {
-        if (input.job && depths[*input.job].length == 0) stack.push_back(*input.job);
+        for (const std::size_t parent : input.jobs) {
+          if (depths[parent].length == 0) stack.push_back(parent);
+        }
       }
       if (stack.size() > height) continue;
       Depth depth{.length = 1, .flops = flops[job], .before = std::nullopt};
       for (const client::Input& input : graph.jobs[job].inputs) {
-        if (!input.job) continue;
-        const Depth& parent = depths[*input.job];
-        const bool longer = parent.length + 1 > depth.length;
-        const bool heavier =
-            parent.length + 1 == depth.length && parent.flops + flops[job] > depth.flops;
-        if (longer || heavier) {
-          depth = {.length = parent.length + 1,
-                   .flops = parent.flops + flops[job],
-                   .before = *input.job};
+        for (const std::size_t before : input.jobs) {
+          const Depth& parent = depths[before];
+          const bool longer = parent.length + 1 > depth.length;
+          const bool heavier =
+              parent.length + 1 == depth.length && parent.flops + flops[job] > depth.flops;
+          if (longer || heavier) {
+            depth = {
+                .length = parent.length + 1, .flops = parent.flops + flops[job], .before = before};
+          }
         }
       }
       depths[job] = depth;
@@ -67,6 +69,26 @@ std::vector<std::string> longest_chain(const client::Graph& graph,
   return chain;
 }
 
+// A job by name, an outside file by path, or "best of a, b".
+std::string parent_text(const client::Graph& graph, const client::Input& input) {
+  if (input.jobs.empty()) return input.file.value().string();
+  std::vector<std::string> names;
+  for (const std::size_t job : input.jobs) names.push_back(graph.jobs[job].name);
+  return names.size() == 1 ? names.front() : "best of " + join(names, ", ");
+}
+
+std::string kind_text(client::JobKind kind) {
+  switch (kind) {
+    case client::JobKind::kTrain:
+      return "train";
+    case client::JobKind::kQuantize:
+      return "quantize";
+    case client::JobKind::kEvaluate:
+      return "evaluate";
+  }
+  return {};
+}
+
 Plan plan_of(const client::Graph& graph) {
   Plan plan;
   plan.experiment = graph.name;
@@ -78,14 +100,13 @@ Plan plan_of(const client::Graph& graph) {
     planned.name = job.name;
     planned.aliases = job.aliases;
     for (const client::Input& input : job.inputs) {
-      const std::string parent = input.job    ? graph.jobs[*input.job].name
-                                 : input.file ? input.file->string()
-                                              : std::string();
+      const std::string parent = parent_text(graph, input);
       // One job may be both teacher and initial weights.
-      if (!parent.empty() && std::ranges::find(planned.parents, parent) == planned.parents.end()) {
+      if (std::ranges::find(planned.parents, parent) == planned.parents.end()) {
         planned.parents.push_back(parent);
       }
     }
+    planned.kind = kind_text(job.kind);
     planned.model = job.model;
     planned.dataset = job.dataset;
     planned.method = job.method;

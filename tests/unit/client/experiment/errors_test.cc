@@ -1,6 +1,10 @@
+#include <fmt/format.h>
+
 #include <tuple>
 
+#include "client/experiment/options.h"
 #include "tests/unit/client/experiment/testing.h"
+#include "worker/train/nn/architecture.h"
 
 namespace bitrung::client {
 namespace {
@@ -45,7 +49,9 @@ TEST(Errors, UnknownOptions_SuggestTheNearest) {
        R"(ladder.yaml:4: unknown option "lerning_rate" in optimizer of job a; did you mean )"
        R"("learning_rate"?)"},
       {job("distill: {lr: 1}"),
-       R"(ladder.yaml:4: unknown option "lr" in distill of job a; allowed: temperature, weight)"},
+       R"(ladder.yaml:4: unknown option "lr" in distill of job a; allowed: kind, temperature, )"
+       R"(temperature_end, weight, weight_end, schedule, self_study, attention, hint, similarity, )"
+       R"(alpha, beta)"},
       {job("sweep: {bit: [4]}"),
        R"(ladder.yaml:4: unknown option "bit" in sweep of job a; did you mean "bits"?)"},
       {job("sweep: {momentum: [0.9]}"),
@@ -54,13 +60,14 @@ TEST(Errors, UnknownOptions_SuggestTheNearest) {
       {job("ladder: {epochs: [4]}"),
        R"(ladder.yaml:4: unknown option "epochs" in ladder of job a; allowed: bits)"},
       {job("teacher: {file: x}"),
-       R"(ladder.yaml:4: unknown option "file" in teacher; allowed: artifact, model, bits, method)"},
+       R"(ladder.yaml:4: unknown option "file" in teacher; allowed: artifact, model, bits, method, shortcut)"},
       {job("init: {artifact: x, model: resnet8}"),
        R"(ladder.yaml:4: unknown option "model" in init; allowed: artifact)"},
       {defaults("qqqq: 1"),
-       R"(ladder.yaml:3: unknown option "qqqq" in defaults; allowed: model, dataset, synthetic, )"
-       R"(train_images, method, bits, epochs, batch_size, seed, optimizer, schedule, augment, )"
-       R"(validation, init, distill, teacher, retries, timeout, priority, resources)"},
+       R"(ladder.yaml:3: unknown option "qqqq" in defaults; allowed: model, shortcut, dataset, )"
+       R"(synthetic, train_images, method, bits, epochs, batch_size, seed, optimizer, schedule, )"
+       R"(augment, validation, init, distill, teacher, quantize, evaluate, calibration, retries, )"
+       R"(timeout, priority, resources)"},
   });
 }
 
@@ -143,12 +150,14 @@ TEST(Errors, Bits) {
       {job("bits:"), "ladder.yaml:4: bits has no value" + expected},
       {job("bits: {weights: 9}"), "ladder.yaml:4: bits.weights is 9; expected 1 to 8, 16 or 32"},
       {job("bits: {w: 4}"),
-       R"(ladder.yaml:4: unknown option "w" in bits of job a; allowed: weights, activations)"},
+       R"(ladder.yaml:4: unknown option "w" in bits of job a; allowed: weights, activations, gradients, )"
+       R"(first, shortcut, last, layers)"},
       {job("sweep:\n  bits: [4,\n    33]"), "ladder.yaml:6: bits is 33" + expected},
   });
 }
 
 TEST(Errors, Ranges_NameValueAndLimits) {
+  const std::string methods = allowed_values(info(Option::kMethodWeights));
   expect_messages({
       {job("epochs: 0"), "ladder.yaml:4: epochs is 0; expected an integer from 1 to 1,000,000"},
       {job("epochs: 1.5"), "ladder.yaml:4: epochs is 1.5; expected an integer from 1 to 1,000,000"},
@@ -197,15 +206,15 @@ TEST(Errors, Ranges_NameValueAndLimits) {
       {job("resources: {memory: 8 gigs}"),
        "ladder.yaml:4: resources.memory is \"8 gigs\"; expected bytes or text such as \"8GiB\", 0 "
        "for any"},
-      {job("model: resnet21"),
-       "ladder.yaml:4: model is \"resnet21\"; expected resnet8, resnet14, resnet20, resnet26, "
-       "resnet32, "
-       "resnet44, resnet56 or resnet110; did you mean \"resnet20\"?"},
+      {job("model: resnet21"), "ladder.yaml:4: model is \"resnet21\"; expected " +
+                                   std::string(train::model_names()) +
+                                   "; did you mean \"resnet20\"?"},
       {job("dataset: imagenet"),
        "ladder.yaml:4: dataset is \"imagenet\"; expected cifar10, cifar100 or synthetic"},
-      {job("method: {weights: pact}"),
-       "ladder.yaml:4: method.weights is \"pact\"; expected dorefa"},
-      {job("method: pact"), "ladder.yaml:4: method is \"pact\"; expected dorefa"},
+      {job("method: {weights: dorfa}"), "ladder.yaml:4: method.weights is \"dorfa\"; expected " +
+                                            methods + "; did you mean \"dorefa\"?"},
+      {job("method: pakt"),
+       "ladder.yaml:4: method is \"pakt\"; expected " + methods + "; did you mean \"pact\"?"},
       {job("augment: crop"),
        "ladder.yaml:4: augment is \"crop\"; expected a list of crop and flip, or [] for none"},
       {job("augment: [crop, crop]"), "ladder.yaml:4: augment lists \"crop\" twice; remove one"},
@@ -227,6 +236,155 @@ TEST(Errors, Ranges_NameValueAndLimits) {
        "step"},
       {job("schedule: linear"),
        "ladder.yaml:4: schedule is \"linear\"; expected step, cosine or constant"},
+  });
+}
+
+TEST(Errors, Methods_RefuseWhatTheyCannotDo) {
+  expect_messages({
+      {job("method: wrpn\nbits: 1"),
+       "ladder.yaml:5: a: wrpn cannot quantize weights to 1 bit: its weights have 2^k - 1 levels, "
+       "which is one for 1 bit"},
+      {job("method: sawb\nbits: 4"),
+       "ladder.yaml:5: a: sawb cannot quantize activations; it is for weights only"},
+      {job("method: {weights: apot}\nladder: {bits: [32, 2, 1]}"),
+       "ladder.yaml:5: a.bits=1: apot cannot quantize weights to 1 bit: one bit of each weight is "
+       "its sign, so 1 bit leaves none for the powers of two"},
+      {job("method: {weights: linear, activations: linear, range: symmetric-restricted}\nbits: "
+           "w1a4"),
+       "ladder.yaml:5: a: linear cannot quantize weights to 1 bit with range symmetric-restricted: "
+       "it has 2^k - 1 levels, which is one"},
+      {job("method: wrpn\nbits: {weights: 4, activations: 4, first: 1}"),
+       "ladder.yaml:5: a: wrpn cannot quantize weights to 1 bit: its weights have 2^k - 1 levels, "
+       "which is one for 1 bit"},
+      {job("method: wrpn\nbits: {layers: {layer1.0.conv1: w1a4}}"),
+       "ladder.yaml:5: a: wrpn cannot quantize weights to 1 bit: its weights have 2^k - 1 levels, "
+       "which is one for 1 bit"},
+      {job("method: {range: asymmetric}"),
+       "ladder.yaml:4: a: method.range is set, but method dorefa has no such option; remove it, or "
+       "take linear"},
+      {job("method: {weights: sawb, activations: lsq, clip_init: 3}"),
+       "ladder.yaml:4: a: method.clip_init is set, but method sawb/lsq has no such option; remove "
+       "it, or take pact"},
+      {job("bits: {gradients: 6}"),
+       "ladder.yaml:4: a: bits.gradients is 6, but method dorefa leaves gradients as they are; "
+       "remove it, or take dorefa-paper"},
+      {job("model: plane4\nshortcut: convolution"),
+       "ladder.yaml:5: a: shortcut is convolution, but plane4 has no shortcuts; say shortcut: "
+       "block"},
+      {job("model: resnet56-bottleneck\nshortcut: convolution"),
+       "ladder.yaml:5: a: shortcut is convolution, but resnet56-bottleneck has bottleneck blocks; "
+       "say shortcut: block"},
+  });
+}
+
+TEST(Errors, BitsOfLayers) {
+  expect_messages({
+      {job("model: resnet8\nbits: {layers: {layer4.0.conv1: 2}}"),
+       R"(ladder.yaml:5: a: bits.layers has "layer4.0.conv1", which is no layer of resnet8; did you )"
+       R"(mean "layer1.0.conv1"?)"},
+      {job("model: plane2\nbits: {layers: {\"layer*\": 2}}"),
+       R"(ladder.yaml:5: a: bits.layers has "layer*", which is no layer of plane2; its layers are )"
+       R"(conv1 to fc1)"},
+      {job("bits: {layers: {\"layer3.*\": 9}}"),
+       R"(ladder.yaml:4: bits.layers of layer3.* is 9; expected 1 to 8, 16 or 32, or a pair such as )"
+       R"("w1a32")"},
+      {job("bits: {layers: {\"layer 3\": 2}}"),
+       R"(ladder.yaml:4: bits.layers has the layer "layer 3"; expected a name such as )"
+       R"(layer2.0.conv1, in which * stands for any text)"},
+      {job("bits: {layers: [2]}"),
+       R"(ladder.yaml:4: bits.layers is a list; expected a mapping of layers or patterns to bits, )"
+       R"(such as {"layer3.*": 2, "layer2.0.conv1": w1a4})"},
+  });
+}
+
+TEST(Errors, PathsAndSearch) {
+  const std::string six = "paths: {bits: [32, 16, 8, 4, 2, 1]}\n";
+  std::string many = "paths: {bits: [32";
+  for (int bits = 1; bits <= 8; ++bits) {
+    many += fmt::format(", {0}, w{0}a32, w{0}a16", bits);
+  }
+  expect_messages({
+      {job(six + "search: best-path\nvalidation: 0"),
+       "ladder.yaml:6: a.bits=32: search: best-path chooses teachers by their validation accuracy, "
+       "but validation is 0; hold out training images, such as validation: 5000 (the test set "
+       "never chooses)"},
+      {job("search: best-path"),
+       "ladder.yaml:4: search of job a needs paths, such as paths: {bits: [32, 16, 8, 4, 2, 1]}; "
+       "add them, or remove search"},
+      {job(six + "search: all"), "ladder.yaml:5: search of job a is \"all\"; expected best-path"},
+      {job(six + "ladder: {bits: [32, 4]}"),
+       "ladder.yaml:5: job a has both a ladder and paths; a ladder is one of the paths, so remove "
+       "it, or move it to another job"},
+      {job("paths: {epochs: [1, 2]}"),
+       R"(ladder.yaml:4: unknown option "epochs" in paths of job a; allowed: bits)"},
+      {job("paths: [32, 4]"),
+       "ladder.yaml:4: paths of job a is a list; expected a mapping such as {bits: [32, 16, 8, "
+       "4]}"},
+      {job(many + "]}"),
+       "ladder.yaml:4: paths of job a has 25 rungs, from which 16,777,216 paths lead down (2^24), "
+       "the limit is 100,000 jobs; take fewer rungs, or say search: best-path"},
+      {"experiment: e\nreplicate: {seed: [1, 2]}\njobs:\n  a: {paths: {bits: [32, 16, 8, 7, 6, 5, "
+       "4, 3, 2, 1, w1a2, w1a3, w1a4, w1a5, w1a6, w1a7, w1a8]}}\n",
+       "ladder.yaml:4: job a expands to 131,072 jobs (65536 path x 2 seed), the limit is 100,000; "
+       "sweep fewer values or split the experiment"},
+      {"experiment: e\ndefaults:\n  paths: {bits: [32]}\njobs: {a: }\n",
+       "ladder.yaml:3: paths is not allowed in defaults; put it under a job, or use "
+       "\"replicate\" to vary every job"},
+  });
+}
+
+TEST(Errors, JobsThatTrainNothing) {
+  const std::string big = "experiment: e\njobs:\n  big:\n  a: ";
+  expect_messages({
+      {big + "{quantize: big, epochs: 3}\n",
+       "ladder.yaml:4: a: epochs is set, but a job with quantize trains nothing; remove it"},
+      {big + "{quantize: big, teacher: big}\n",
+       "ladder.yaml:4: a: teacher is set, but a job with quantize trains nothing; remove it"},
+      {big + "{quantize: big, model: resnet8}\n",
+       "ladder.yaml:4: a: model is set, but a quantized network is that of its source; remove it"},
+      {big + "{quantize: big, method: lsq}\n",
+       "ladder.yaml:4: a: method.weights is lsq, which needs a training; quantize takes linear "
+       "only"},
+      {big + "{evaluate: big, bits: 4}\n",
+       "ladder.yaml:4: a: bits.weights is set, but a job with evaluate takes the network as it is; "
+       "remove it"},
+      {big + "{evaluate: big, quantize: big}\n",
+       "ladder.yaml:4: a: quantize and evaluate are both set; a quantized network is evaluated "
+       "anyway, so remove evaluate, or make it a job of its own"},
+      {big + "{calibration: {batches: 3}}\n",
+       "ladder.yaml:4: a: calibration.batches is set, but it is only for jobs with quantize; "
+       "remove it"},
+      {big + "{quantize: b, bits: 4}\n  b: {quantize: big, bits: 8}\n",
+       "ladder.yaml:4: quantize of a is b, which trains nothing; name a job that does"},
+      {big + "{evaluate: b}\n  b: {evaluate: big}\n",
+       "ladder.yaml:4: evaluate of a is b, which trains nothing; name a job that does"},
+      {big + "{teacher: b}\n  b: {evaluate: big}\n",
+       "ladder.yaml:4: teacher of a is b, which only evaluates a network; name the job that trains "
+       "it"},
+      {big + "{quantize: a}\n", "ladder.yaml:4: jobs form a cycle: a -> a"},
+      {big + "{quantize: big, calibration: {batch_size: 50000}}\n",
+       "ladder.yaml:4: a: calibration.batch_size is 50000; expected at most the 45,000 images that "
+       "are left to train on (50,000 less 5,000 for validation)"},
+      {"experiment: e\ndefaults: {quantize: a}\njobs: {a: }\n",
+       "ladder.yaml:2: quantize is not allowed in defaults; put it under a job"},
+  });
+  EXPECT_EQ(graph_of(big + "{teacher: b}\n  b: {quantize: big, bits: 8}\n").jobs.size(), 3U);
+}
+
+TEST(Errors, DistillationThatContradictsItself) {
+  const std::string big = "experiment: e\njobs:\n  big:\n  a: {bits: 4, teacher: big, distill: ";
+  expect_messages({
+      {big + "{schedule: constant, weight_end: 0}}\n",
+       "ladder.yaml:4: a: distill.schedule is constant, but temperature or weight has another "
+       "value at the end; remove temperature_end and weight_end, or say linear or cosine"},
+      {big + "{beta: 4}}\n",
+       "ladder.yaml:4: a: distill.beta is set, but distill.kind is kd; remove it, or say kind: "
+       "dkd"},
+      {big + "{temperature_end: stop}}\n",
+       "ladder.yaml:4: distill.temperature_end is \"stop\"; expected a number from 0.001 to "
+       "1,000,000, or start"},
+      {big + "{self_study: 1}}\n",
+       "ladder.yaml:4: distill.self_study is 1; expected a number from 0 to below 1"},
   });
 }
 
@@ -333,10 +491,17 @@ TEST(Errors, References) {
       {alone + "  a: {init: alone}",
        R"(ladder.yaml:4: init of a is "alone", which could be alone.bits=32, alone.bits=16, )"
        R"(alone.bits=8, alone.bits=4 or 2 more; name one of them)"},
-      {alone + "  a: {teacher: [alone]}",
+      {alone + "  a: {teacher: [alone.bits=32, [alone.bits=4]]}",
        "ladder.yaml:4: teacher is a list; expected the name of a job, {artifact: FILE.safetensors, "
-       "model: "
-       "NAME}, or none"},
+       "model: NAME}, a list of these, or none"},
+      {alone + "  a: {teacher: []}",
+       "ladder.yaml:4: teacher is a list of 0; expected 1 to 16 teachers, or none"},
+      {alone + "  a: {teacher: [alone.bits=32, none]}",
+       "ladder.yaml:4: teacher has none beside other teachers; remove it"},
+      {alone + "  a: {teacher: [alone.bits=32, alone.bits=4, alone.bits=32]}",
+       R"(ladder.yaml:4: teacher of a is "alone.bits=32", which is named twice; remove one)"},
+      {alone + "  a: {quantize: alnoe}",
+       R"(ladder.yaml:4: quantize of a is "alnoe", which is no job; did you mean "alone"?)"},
       {"experiment: e\njobs:\n  teacher:\n  big: {model: resnet56}\n  a: {teacher: big, init: "
        "teacher}\n",
        R"(ladder.yaml:5: a: init is teacher, which could be its own teacher or the job of that name; )"

@@ -40,7 +40,7 @@ TEST(Examples, Temperature_HasOneTeacherPerSeed) {
   const Graph graph = example("temperature.yaml");
   EXPECT_EQ(graph.jobs.size(), 54U);
   const Job& student = job_named(graph, "student.temperature=4.weight=0.7.seed=31");
-  EXPECT_EQ(graph.jobs.at(student.inputs.at(0).job.value()).name, "teacher.seed=31");
+  EXPECT_EQ(graph.jobs.at(student.inputs.at(0).jobs.at(0)).name, "teacher.seed=31");
 }
 
 TEST(LoadExperiment, FilesThatCannotBeRead_AreNamed) {

@@ -66,6 +66,121 @@ TEST(Expand, AllWaysDownFromThirtyTwoBits_AreThirtyTwoTrainings) {
   EXPECT_EQ(graph_of(text).jobs.size(), 32U);
 }
 
+TEST(Expand, Paths_AreEveryWayDownWithSharedBeginnings) {
+  const Graph graph = graph_of(R"(
+experiment: e
+jobs:
+  ways: {paths: {bits: [32, 8, w2a4]}, init: teacher}
+  alone: {sweep: {bits: [32, w2a4]}}
+)");
+
+  EXPECT_EQ(drawn(graph),
+            "ways.path=32 = alone.bits=32\n"
+            "ways.path=32-8 <- teacher ways.path=32\n"
+            "ways.path=32-8-w2a4 <- teacher ways.path=32-8\n"
+            "ways.path=32-w2a4 <- teacher ways.path=32\n"
+            "alone.bits=w2a4\n");
+  EXPECT_EQ(graph.jobs[3].weight_bits, 2);
+  EXPECT_THAT(graph.jobs[3].spec_json, testing::HasSubstr(R"("init":"teacher")"));
+}
+
+TEST(Expand, PathsOfSixRungs_AreThirtyTwoTrainings) {
+  const std::string six = "{bits: [32, 16, 8, 4, 2, 1]}";
+  const Graph graph = graph_of("experiment: e\njobs:\n  ways: {paths: " + six +
+                               "}\n  assisted: " + "{ladder: " + six + "}\n");
+  ASSERT_EQ(graph.jobs.size(), 32U);
+  EXPECT_EQ(critical_path_length(graph), 6U);
+  EXPECT_EQ(job_named(graph, "assisted.bits=1").name, "ways.path=32-16-8-4-2-1");
+  std::size_t edges = 0;
+  for (const Job& job : graph.jobs) edges += job.inputs.size();
+  EXPECT_EQ(edges, 31U);
+  EXPECT_EQ(
+      graph_of("experiment: e\nreplicate: {seed: [1, 2, 3]}\njobs: {ways: {paths: " + six + "}}\n")
+          .jobs.size(),
+      96U);
+}
+
+TEST(Expand, BestPath_HasAJobForEveryPairOfRungs) {
+  const Graph graph = graph_of(R"(
+experiment: e
+jobs:
+  best: {paths: {bits: [32, 8, 4, 2]}, search: best-path}
+)");
+
+  EXPECT_EQ(drawn(graph),
+            "best.bits=32\n"
+            "best.bits=8.from=32 <- teacher best.bits=32\n"
+            "best.bits=4.from=32 <- teacher best.bits=32\n"
+            "best.bits=4.from=8 <- teacher best.bits=8.from=32\n"
+            "best.bits=2.from=32 <- teacher best.bits=32\n"
+            "best.bits=2.from=8 <- teacher best.bits=8.from=32\n"
+            "best.bits=2.from=4 <- teacher best of best.bits=4.from=32, best.bits=4.from=8\n");
+  EXPECT_EQ(critical_path_length(graph), 4U);
+}
+
+TEST(Expand, BestPathOfSixRungs_SharesItsUnchosenEdgesWithThePaths) {
+  const Graph graph = graph_of(R"(
+experiment: e
+jobs:
+  best: {paths: {bits: [32, 16, 8, 4, 2, 1]}, search: best-path}
+)");
+  EXPECT_EQ(graph.jobs.size(), 16U);
+  const Graph both = graph_of(R"(
+experiment: e
+replicate: {seed: [1, 2]}
+jobs:
+  best: {paths: {bits: [32, 16, 8, 4]}, search: best-path}
+  ways: {paths: {bits: [32, 16, 8, 4]}}
+  student: {bits: 1, teacher: best.bits=8.from=16}
+)");
+  // Without a choice above it: the root, 16 from 32, and 8 and 4 from the one teacher at 32 and 16.
+  EXPECT_EQ(both.jobs.size(), 2 * (7 + 8 - 6 + 1U));
+  EXPECT_EQ(job_named(both, "ways.path=32-16-8.seed=2").name, "best.bits=8.from=16.seed=2");
+  EXPECT_EQ(both.jobs.at(job_named(both, "student.seed=2").inputs.at(0).jobs.at(0)).name,
+            "best.bits=8.from=16.seed=2");
+}
+
+TEST(Expand, SeveralTeachers_KeepTheirOrder) {
+  const Graph graph = graph_of(R"(
+experiment: e
+replicate: {seed: [1, 2]}
+jobs:
+  big: {model: resnet56}
+  bigger: {model: resnet110}
+  a: {bits: 4, teacher: [big, bigger.seed=1]}
+  b: {bits: 4, teacher: [bigger.seed=1, big]}
+  c: {bits: 4, sweep: {teacher: [[big, bigger], big]}}
+)");
+
+  EXPECT_EQ(drawn(graph),
+            "big.seed=1\n"
+            "big.seed=2\n"
+            "bigger.seed=1\n"
+            "bigger.seed=2\n"
+            "a.seed=1 = c.teacher=big-bigger.seed=1 <- teacher big.seed=1, teacher bigger.seed=1\n"
+            "a.seed=2 <- teacher big.seed=2, teacher bigger.seed=1\n"
+            "b.seed=1 <- teacher bigger.seed=1, teacher big.seed=1\n"
+            "b.seed=2 <- teacher bigger.seed=1, teacher big.seed=2\n"
+            "c.teacher=big-bigger.seed=2 <- teacher big.seed=2, teacher bigger.seed=2\n"
+            "c.teacher=big.seed=1 <- teacher big.seed=1\n"
+            "c.teacher=big.seed=2 <- teacher big.seed=2\n");
+}
+
+TEST(Expand, Models_AreReadByTheirGrammar) {
+  const Graph graph = graph_of(R"(
+experiment: e
+jobs:
+  a: {sweep: {model: [resnet20x2, resnet56-bottleneck, resnet20x2-bottleneck, plane4x2, plane10]}}
+)");
+  EXPECT_EQ(drawn(graph),
+            "a.model=resnet20x2\n"
+            "a.model=resnet56-bottleneck\n"
+            "a.model=resnet20x2-bottleneck\n"
+            "a.model=plane4x2\n"
+            "a.model=plane10\n");
+  EXPECT_EQ(graph.jobs[1].model, "resnet56-bottleneck");
+}
+
 TEST(Expand, Replicate_MultipliesEveryEntryAndKeepsSeedsTogether) {
   const Graph graph = graph_of(R"(
 experiment: e
@@ -274,7 +389,7 @@ jobs:
   EXPECT_THAT(graph.jobs[0].spec_json, testing::Not(testing::HasSubstr("distill")));
   EXPECT_THAT(graph.jobs[0].spec_json, testing::HasSubstr(R"("init":"scratch")"));
   EXPECT_THAT(graph.jobs[1].spec_json,
-              testing::HasSubstr(R"("distill":{"kind":"kd","temperature":2.0,"weight":0.5})"));
+              testing::HasSubstr(R"("temperature":2.0,"temperature_end":2.0)"));
   EXPECT_THAT(graph.jobs[1].spec_json, testing::HasSubstr(R"("init":"teacher")"));
 }
 
@@ -323,7 +438,7 @@ jobs:
   student: {bits: 4, teacher: alone.learning_rate=0.1.seed=20}
 )");
 
-  EXPECT_EQ(job_named(graph, "student.seed=31").inputs.at(0).job, 0U);
+  EXPECT_EQ(job_named(graph, "student.seed=31").inputs.at(0).jobs, std::vector<std::size_t>{0});
 }
 
 TEST(Expand, InitFromJob_IsAnInputOfItsOwn) {

@@ -4,8 +4,10 @@
 #include <sys/stat.h>
 
 #include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "tests/unit/client/experiment/testing.h"
+#include "worker/train/nn/architecture.h"
 
 namespace bitrung::client {
 namespace {
@@ -72,10 +74,11 @@ TEST_F(OutsideFileTest, Teacher_IsAnInputWithItsDigest) {
   EXPECT_EQ(input.file, path("t.safetensors"));
   EXPECT_EQ(input.file_sha256, sha256(bytes));
   EXPECT_THAT(result.jobs[0].spec_json,
-              testing::HasSubstr(R"("teacher":{"artifact":")" + sha256(bytes).hex() +
-                                 R"(","bits":{"activations":32,"weights":4},)"
+              testing::HasSubstr(R"("teachers":[{"artifact":")" + sha256(bytes).hex() +
+                                 R"(","bits":{"activations":32,"first":32,"gradients":32,)"
+                                 R"("last":32,"layers":[],"shortcut":32,"weights":4},)"
                                  R"("method":{"activations":"dorefa","weights":"dorefa"},)"
-                                 R"("model":"resnet110"},"train_images":0)"));
+                                 R"("model":"resnet110","shortcut":"block"}],"train_images":0)"));
   EXPECT_THAT(result.jobs[0].spec_json, testing::HasSubstr(R"("distill":{)"));
 }
 
@@ -83,9 +86,10 @@ TEST_F(OutsideFileTest, TeacherOfOurTrainer_NeedsNoModel) {
   write("t.safetensors", checkpoint(10, metadata("resnet56")));
 
   EXPECT_THAT(graph("teacher: {artifact: t.safetensors}").jobs[0].spec_json,
-              testing::HasSubstr(R"("bits":{"activations":8,"weights":4},)"
+              testing::HasSubstr(R"("bits":{"activations":8,"first":32,"gradients":32,)"
+                                 R"("last":32,"layers":[],"shortcut":32,"weights":4},)"
                                  R"("method":{"activations":"dorefa","weights":"dorefa"},)"
-                                 R"("model":"resnet56"})"));
+                                 R"("model":"resnet56","shortcut":"block"}])"));
   EXPECT_EQ(
       error("teacher: {artifact: t.safetensors, model: resnet110}"),
       "ladder.yaml:3: teacher artifact t.safetensors was trained as resnet56 with w4a8 bits by "
@@ -102,11 +106,10 @@ TEST_F(OutsideFileTest, TeacherWithoutModel_IsRefused) {
             "such as {artifact: t.safetensors, model: resnet110}");
   EXPECT_EQ(error("teacher: {model: resnet110}"),
             "ladder.yaml:3: teacher is a mapping without \"artifact\"; expected the name of a job, "
-            "{artifact: FILE.safetensors, model: NAME}, or none");
+            "{artifact: FILE.safetensors, model: NAME}, a list of these, or none");
   EXPECT_EQ(error("teacher: {artifact: t.safetensors, model: resnet111}"),
-            "ladder.yaml:3: teacher.model is \"resnet111\"; expected resnet8, resnet14, resnet20, "
-            "resnet26, "
-            "resnet32, resnet44, resnet56 or resnet110; did you mean \"resnet110\"?");
+            "ladder.yaml:3: teacher.model is \"resnet111\"; expected " +
+                std::string(train::model_names()) + "; did you mean \"resnet110\"?");
 }
 
 TEST_F(OutsideFileTest, OtherClasses_AreRefused) {
@@ -151,6 +154,51 @@ jobs:
 )",
                                 {}, directory_);
   EXPECT_EQ(drawn(result), "a = b <- teacher one.safetensors\n");
+}
+
+TEST_F(OutsideFileTest, SeveralTeachers_MixJobsAndFiles) {
+  write("one.safetensors", checkpoint(10));
+  write("two.safetensors", checkpoint(10, metadata("resnet56")));
+  const Graph result = graph_of(R"(
+experiment: e
+jobs:
+  big: {model: resnet26}
+  a: {teacher: [{artifact: one.safetensors, model: plane4, shortcut: block}, big,
+                {artifact: two.safetensors}]}
+)",
+                                {}, directory_);
+  EXPECT_EQ(drawn(result),
+            "big\na <- teacher one.safetensors, teacher big, teacher two.safetensors\n");
+  const auto spec = nlohmann::json::parse(result.jobs.at(1).spec_json);
+  EXPECT_EQ(spec.at("teachers").size(), 2U);
+  EXPECT_EQ(spec.at("teachers")[0].at("model"), "plane4");
+  EXPECT_EQ(spec.at("teachers")[1].at("model"), "resnet56");
+  EXPECT_EQ(spec.dump(), result.jobs[1].spec_json);
+  EXPECT_GT(training_flops(result, 1), training_flops(result, 0));
+}
+
+TEST_F(OutsideFileTest, Source_IsQuantizedOrEvaluated) {
+  write("one.safetensors", checkpoint(10));
+  write("two.safetensors", checkpoint(10, metadata("resnet56")));
+
+  const Graph quantized = graph(
+      "bits: 8, quantize: {artifact: one.safetensors, model: resnet14, shortcut: convolution}");
+  EXPECT_EQ(drawn(quantized), "a <- source one.safetensors\n");
+  EXPECT_EQ(quantized.jobs[0].model, "resnet14");
+  EXPECT_THAT(quantized.jobs[0].spec_json, testing::HasSubstr(R"("shortcut":"convolution")"));
+
+  const Graph evaluated = graph("evaluate: {artifact: two.safetensors}");
+  EXPECT_EQ(drawn(evaluated), "a <- source two.safetensors\n");
+  EXPECT_EQ(evaluated.jobs[0].weight_bits, 4);
+  EXPECT_EQ(evaluated.jobs[0].activation_bits, 8);
+  EXPECT_EQ(evaluated.jobs[0].model, "resnet56");
+
+  EXPECT_EQ(error("evaluate: {artifact: one.safetensors}"),
+            "ladder.yaml:3: source artifact one.safetensors does not say what network it is; add "
+            "its model, such as {artifact: one.safetensors, model: resnet110}");
+  EXPECT_EQ(error("dataset: cifar100, evaluate: {artifact: two.safetensors}"),
+            "ladder.yaml:3: source artifact two.safetensors does not fit a: its tensor fc.weight "
+            "has 10 rows, one per class, but cifar100 has 100 classes");
 }
 
 TEST_F(OutsideFileTest, PathsStartAtTheDirectoryOfTheExperiment) {

@@ -41,7 +41,7 @@ inline std::string error_of(std::string_view text, const std::vector<std::string
   return std::string(message(graph.status()));
 }
 
-// One line per job: "name = alias = alias <- teacher parent, init parent".
+// One line per job: "name = alias = alias <- teacher parent, init parent", "teacher best of a, b".
 inline std::string drawn(const Graph& graph) {
   std::string text;
   for (const Job& job : graph.jobs) {
@@ -52,7 +52,11 @@ inline std::string drawn(const Graph& graph) {
       text += i == 0 ? " <- " : ", ";
       text += name(input.role);
       text += " ";
-      text += input.job ? graph.jobs.at(*input.job).name : input.file->filename().string();
+      if (input.jobs.empty()) text += input.file->filename().string();
+      if (input.jobs.size() > 1) text += "best of ";
+      for (std::size_t j = 0; j < input.jobs.size(); ++j) {
+        text += (j == 0 ? "" : ", ") + graph.jobs.at(input.jobs[j]).name;
+      }
     }
     text += "\n";
   }

@@ -15,7 +15,7 @@ jobs:
   again: {model: resnet8}
 )");
   // A file of an outside teacher, without the file.
-  graph.jobs[1].inputs[0].job.reset();
+  graph.jobs[1].inputs[0].jobs.clear();
   graph.jobs[1].inputs[0].file = "/tmp/teacher.safetensors";
   graph.jobs[1].inputs[0].file_sha256 = sha256("teacher");
 

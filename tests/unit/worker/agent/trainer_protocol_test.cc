@@ -76,18 +76,49 @@ TEST(TrainerEvents, OtherText_IsRefused) {
   }
 }
 
+TEST(TrainerEvents, Report_IsTakenAsText) {
+  const auto with = [](const std::string& report) {
+    return parse<TrainingSucceeded>(
+        R"({"event":"succeeded","key":"1-1","path":"/m","result":{"best_epoch":3},"report":)" +
+        report + "}");
+  };
+  const std::string report = R"({"evaluation":{"top1":62.5},"layers":[{"scale":0.1,"zero":null}]})";
+  EXPECT_EQ(with(report).report_json, report);
+  for (const char* none : {"null", "[]", "7", "\"text\""}) EXPECT_EQ(with(none).report_json, "");
+
+  const std::string frame = R"({"a":""})";
+  const std::string full(kReportBytesMax - frame.size(), 'x');
+  EXPECT_EQ(with(R"({"a":")" + full + R"("})").report_json.size(), kReportBytesMax);
+  const auto above = with(R"({"a":"x)" + full + R"("})");
+  EXPECT_EQ(above.report_json, "");
+  EXPECT_EQ(above.report_bytes_left_out, kReportBytesMax + 1);
+  EXPECT_EQ(above.result.best_epoch, 3U);
+}
+
 TEST(TrainerCommands, Train_NamesEveryPath) {
   Offer offer;
   offer.key = {JobId{4}, AttemptNumber{2}};
   offer.spec_json = R"({"dataset":"synthetic"})";
-  offer.inputs = {{InputRole::kTeacher, sha256("t")}};
+  offer.inputs = {{InputRole::kTeacher, sha256("t")}, {InputRole::kTeacher, sha256("s")}};
   offer.resume = sha256("r");
-  const std::string line = train_command(offer, "/work", "/data",
-                                         {{sha256("t"), "/cache/t"}, {sha256("r"), "/cache/r"}});
+  const std::string line = train_command(
+      offer, "/work", "/data",
+      {{sha256("t"), "/cache/t"}, {sha256("s"), "/cache/s"}, {sha256("r"), "/cache/r"}});
   ASSERT_TRUE(line.ends_with("\n"));
   EXPECT_EQ(json::parse(line),
             json::parse(R"({"command":"train","key":"4-2","spec":{"dataset":"synthetic"},
-      "work_dir":"/work","data_dir":"/data","teacher":"/cache/t","init":null,"resume":"/cache/r"})"));
+      "work_dir":"/work","data_dir":"/data","teachers":["/cache/t","/cache/s"],"init":null,
+      "source":null,"resume":"/cache/r"})"));
+}
+
+TEST(TrainerCommands, TrainWithoutTeachers_HasAnEmptyList) {
+  Offer offer;
+  offer.key = {JobId{4}, AttemptNumber{2}};
+  offer.spec_json = "{}";
+  offer.inputs = {{InputRole::kSource, sha256("s")}};
+  EXPECT_EQ(json::parse(train_command(offer, "/work", "", {{sha256("s"), "/cache/s"}})),
+            json::parse(R"({"command":"train","key":"4-2","spec":{},"work_dir":"/work",
+      "data_dir":"","teachers":[],"init":null,"source":"/cache/s","resume":null})"));
 }
 
 TEST(TrainerCommands, Stops_NameTheirAttempt) {
