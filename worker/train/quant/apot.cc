@@ -1,0 +1,292 @@
+#include "worker/train/quant/apot.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "db/base/check.h"
+#include "worker/train/quant/state.h"
+
+namespace bitrung::train {
+
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+
+constexpr double kClipMin = 1e-4;
+constexpr double kFirstWeightClip = 3.0;
+constexpr double kFirstActivationClip = 8.0;
+constexpr double kWeightRateFactor = 0.2;
+constexpr double kClipDecay = 1e-4;
+
+// Values that one thread quantizes before it looks for more.
+constexpr std::int64_t kValuesPerBlock = 16384;
+
+// Nearest magnitudes. All of them and so the midpoints between them are integers once multiplied
+// by `cells`; up to 8 bits a table over the integers answers at once, for more a search does.
+class Magnitudes {
+ public:
+  explicit Magnitudes(int bits);
+
+  const std::vector<double>& values() const { return values_; }
+
+  // u in [0, 1]; NaN stays NaN.
+  template <typename Real>
+  Real nearest(Real u) const {
+    if (!(u > Real{0})) {
+      return u == Real{0} ? Real{0} : u;
+    }
+    // The cell (i - 1, i] has one nearest magnitude.
+    const Real position = std::ceil(u * static_cast<Real>(cells_));
+    if (!table_.empty()) {
+      return static_cast<Real>(table_[static_cast<std::size_t>(position)]);
+    }
+    const auto above =
+        std::lower_bound(midpoints_.begin(), midpoints_.end(), static_cast<double>(u));
+    return static_cast<Real>(values_[static_cast<std::size_t>(above - midpoints_.begin())]);
+  }
+
+  // The same by LibTorch's operations, for other devices.
+  at::Tensor nearest_of(const at::Tensor& u) const {
+    const at::Tensor values = at::tensor(values_, at::kDouble).to(u.options());
+    const at::Tensor midpoints = at::tensor(midpoints_, at::kDouble).to(u.options());
+    return values.index_select(0, at::bucketize(u.contiguous(), midpoints).flatten())
+        .reshape(u.sizes());
+  }
+
+ private:
+  std::vector<double> values_;
+  std::vector<double> midpoints_;  // Between a value and the next.
+  double cells_ = 0.0;
+  std::vector<double> table_;
+};
+
+// The smallest exponent e of the terms 2^-e.
+int smallest_exponent(int bits) {
+  const int m = bits / 2;
+  return bits % 2 == 0 ? 3 * m : 3 * m + 1;
+}
+
+// Not yet divided by the largest.
+std::vector<double> sums_of_powers(int bits) {
+  const int m = bits / 2;
+  const int odd = bits % 2;
+  std::vector<double> sums = {0.0};
+  const auto add_set = [&sums](const std::vector<int>& exponents) {
+    const std::size_t count = sums.size();
+    for (const int exponent : exponents) {
+      for (std::size_t i = 0; i < count; ++i) {
+        sums.push_back(sums[i] + std::ldexp(1.0, -exponent));
+      }
+    }
+  };
+  for (int j = 1; j <= m; ++j) {
+    add_set({j, j + m, j + 2 * m + odd});
+  }
+  if (odd == 1) {
+    add_set({2 * m + 1});
+  }
+  std::sort(sums.begin(), sums.end());
+  return sums;
+}
+
+Magnitudes::Magnitudes(int bits) : values_(apot_magnitudes(bits)) {
+  for (std::size_t i = 0; i + 1 < values_.size(); ++i) {
+    midpoints_.push_back((values_[i] + values_[i + 1]) / 2.0);
+  }
+  if (bits > 8) {
+    return;
+  }
+  // Twice the common denominator, for the midpoints.
+  cells_ = sums_of_powers(bits).back() * std::ldexp(2.0, smallest_exponent(bits));
+  const auto last = static_cast<std::size_t>(cells_);
+  for (std::size_t i = 0, level = 0; i <= last; ++i) {
+    while (level < midpoints_.size() &&
+           static_cast<double>(i) > midpoints_[level] * cells_ + 0.25) {
+      ++level;
+    }
+    table_.push_back(values_[level]);
+  }
+}
+
+enum class Sides : std::uint8_t { kOne, kBoth };  // Activations, weights.
+
+template <typename Real>
+Real level_of(const Magnitudes& magnitudes, Sides sides, Real u) {
+  if (sides == Sides::kOne) {
+    return magnitudes.nearest(u < Real{0} ? Real{0} : (u > Real{1} ? Real{1} : u));
+  }
+  const Real size = std::abs(u);
+  return std::copysign(magnitudes.nearest(size > Real{1} ? Real{1} : size), u);
+}
+
+bool has_loops(const at::Tensor& x) {
+  return x.device().is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble);
+}
+
+// Levels of u = x / a.
+at::Tensor levels_by_operations(const at::Tensor& u, const Magnitudes& magnitudes, Sides sides) {
+  return sides == Sides::kOne ? magnitudes.nearest_of(u.clamp(0, 1))
+                              : magnitudes.nearest_of(u.abs().clamp_max(1)).mul_(u.sign());
+}
+
+class ApotFunction : public Function<ApotFunction> {
+ public:
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& given,
+                            const at::Tensor& clip, const Magnitudes* magnitudes, Sides sides) {
+    const at::Tensor x = given.is_non_overlapping_and_dense() ? given : given.contiguous();
+    const at::Tensor a = clip.detach().clamp_min(kClipMin);
+    at::Tensor u = x / a;
+    at::Tensor q;
+    if (!has_loops(x)) {
+      q = levels_by_operations(u, *magnitudes, sides);
+    } else if (x.scalar_type() == at::kFloat) {
+      q = levels_by_loops<float>(u, *magnitudes, sides);
+    } else {
+      q = levels_by_loops<double>(u, *magnitudes, sides);
+    }
+    context->save_for_backward({u, q});
+    context->saved_data["is_one_sided"] = sides == Sides::kOne;
+    return q * a;
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    const variable_list saved = context->get_saved_variables();
+    const at::Tensor& u = saved[0];
+    const at::Tensor& q = saved[1];
+    const at::Tensor& g = gradients[0];
+    // Beyond the last level q - u is to be sign u, which is q.
+    const bool is_one_sided = context->saved_data["is_one_sided"].toBool();
+    const at::Tensor is_beyond = is_one_sided ? u.gt(1) : u.abs().gt(1);
+    const at::Tensor slope = q - u.masked_fill(is_beyond, 0);
+    const at::Tensor da = at::sum(g * slope, at::kDouble).to(u.scalar_type());
+    return {is_one_sided ? g.masked_fill(is_beyond, 0) : g, da, at::Tensor(), at::Tensor()};
+  }
+
+ private:
+  template <typename Real>
+  static at::Tensor levels_by_loops(const at::Tensor& u, const Magnitudes& magnitudes,
+                                    Sides sides) {
+    at::Tensor q = at::empty_like(u);
+    const Real* const in = u.data_ptr<Real>();
+    Real* const out = q.data_ptr<Real>();
+    at::parallel_for(0, u.numel(), kValuesPerBlock, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) {
+        out[i] = level_of(magnitudes, sides, in[i]);
+      }
+    });
+    return q;
+  }
+};
+
+Grid clip_grid(const at::Tensor& clip, std::vector<double> codebook) {
+  return Grid{clip.detach().to(at::kDouble).clamp_min(kClipMin), at::Tensor(), std::move(codebook)};
+}
+
+class ApotWeights : public WeightQuantizer {
+ public:
+  explicit ApotWeights(const QuantizerSite& site) : clip_(make_learned(site, kFirstWeightClip)) {
+    if (site.bits != kFullPrecisionBits) {
+      magnitudes_.emplace(site.bits - 1);
+    }
+  }
+
+  at::Tensor quantize(const at::Tensor& w, const Pass&) override {
+    if (!magnitudes_) {
+      return w;
+    }
+    at::Tensor mean;
+    at::Tensor deviation;
+    {
+      const at::NoGradGuard no_grad;
+      mean = w.mean();
+      deviation = w.numel() > 1 ? w.std(/*unbiased=*/true) : at::zeros_like(mean);
+      deviation = deviation + deviation.eq(0);
+    }
+    return ApotFunction::apply((w - mean) / deviation, clip_, &*magnitudes_, Sides::kBoth);
+  }
+
+  std::optional<Grid> grid(const at::Tensor&) override {
+    if (!magnitudes_) {
+      return std::nullopt;
+    }
+    const std::vector<double>& positive = magnitudes_->values();
+    std::vector<double> codebook;
+    for (std::size_t i = positive.size() - 1; i > 0; --i) {
+      codebook.push_back(-positive[i]);
+    }
+    codebook.insert(codebook.end(), positive.begin(), positive.end());
+    return clip_grid(clip_, std::move(codebook));
+  }
+
+  std::vector<LearnedTensor> parameters() const override {
+    if (!magnitudes_) {
+      return {};
+    }
+    return {{"clip", clip_, kWeightRateFactor, kClipDecay}};
+  }
+
+ private:
+  std::optional<Magnitudes> magnitudes_;  // Nothing at 32 bits.
+  at::Tensor clip_;                       // ()
+};
+
+class ApotActivations : public ActivationQuantizer {
+ public:
+  explicit ApotActivations(const QuantizerSite& site)
+      : clip_(make_learned(site, kFirstActivationClip)) {
+    if (site.bits != kFullPrecisionBits) {
+      magnitudes_.emplace(site.bits);
+    }
+  }
+
+  at::Tensor quantize(const at::Tensor& x, const Pass&) override {
+    if (!magnitudes_) {
+      return x;
+    }
+    return ApotFunction::apply(x, clip_, &*magnitudes_, Sides::kOne);
+  }
+
+  std::optional<Grid> grid() override {
+    if (!magnitudes_) {
+      return std::nullopt;
+    }
+    return clip_grid(clip_, magnitudes_->values());
+  }
+
+  std::vector<LearnedTensor> parameters() const override {
+    if (!magnitudes_) {
+      return {};
+    }
+    return {{"clip", clip_, 1.0, kClipDecay}};
+  }
+
+ private:
+  std::optional<Magnitudes> magnitudes_;  // Nothing at 32 bits.
+  at::Tensor clip_;                       // ()
+};
+
+}  // namespace
+
+std::vector<double> apot_magnitudes(int bits) {
+  BITRUNG_CHECK(bits >= 1 && bits <= 16);
+  std::vector<double> values = sums_of_powers(bits);
+  const double largest = values.back();
+  for (double& value : values) {
+    value /= largest;
+  }
+  return values;
+}
+
+MethodEntry apot_method() {
+  return {"apot",
+          [](const QuantizerSite& site) -> std::unique_ptr<WeightQuantizer> {
+            return std::make_unique<ApotWeights>(site);
+          },
+          [](const QuantizerSite& site) -> std::unique_ptr<ActivationQuantizer> {
+            return std::make_unique<ApotActivations>(site);
+          }};
+}
+
+}  // namespace bitrung::train
