@@ -61,27 +61,29 @@ bool is_counter(const std::string& name) {
   return name.ends_with(kCounterSuffix);
 }
 
-// "; it was written for resnet14" or for another width or number of classes, as far as the names
-// and shapes tell.
-std::string origin_hint(const SafetensorsFile& file, const ResNet& network) {
-  int blocks = 0;
-  while (file.tensors.contains("layer1." + std::to_string(blocks) + ".conv1.weight")) {
-    ++blocks;
-  }
-  const std::string model = "resnet" + std::to_string(6 * blocks + 2);
-  if (blocks > 0 && model != network.shape().model) {
-    return "; it was written for " + model;
-  }
-  const auto first = file.tensors.find("conv1.weight");
-  if (first != file.tensors.end() && !first->second.shape.empty() && first->second.shape[0] != 16) {
-    return "; it was written for a first layer of " + std::to_string(first->second.shape[0]) +
-           " channels, not 16";
-  }
-  const auto last = file.tensors.find("fc.bias");
-  if (last != file.tensors.end() && last->second.shape.size() == 1 &&
-      last->second.shape[0] != network.shape().classes) {
-    return "; it was written for " + std::to_string(last->second.shape[0]) +
+// "; it was written for 100 classes, …", as far as the shapes tell.
+std::string origin_hint(const SafetensorsFile& file, const Network& network) {
+  const Layer& last = *network.layers().back();
+  const auto found = file.tensors.find(last.plan.name + ".bias");
+  if (found != file.tensors.end() && found->second.shape.size() == 1 &&
+      found->second.shape[0] != network.shape().classes) {
+    return "; it was written for " + std::to_string(found->second.shape[0]) +
            " classes, this data set has " + std::to_string(network.shape().classes);
+  }
+  const std::vector<std::string> names = plain_model_names();
+  const auto fits = [&file, &network](const std::string& model) {
+    const NetworkPlan plan =
+        network_plan(parse_architecture(model).value(), network.shape().classes);
+    return std::all_of(plan.layers.begin(), plan.layers.end(), [&file](const LayerPlan& layer) {
+      const auto tensor = file.tensors.find(layer.name + ".weight");
+      return tensor != file.tensors.end() && !tensor->second.shape.empty() &&
+             tensor->second.shape[0] == layer.out;
+    });
+  };
+  // The deepest, since a deeper network has the layers of a shallower one too.
+  const auto model = std::find_if(names.rbegin(), names.rend(), fits);
+  if (model != names.rend() && *model != network.shape().choice.model) {
+    return "; it was written for " + *model;
   }
   return "";
 }
@@ -153,22 +155,28 @@ void copy_tensors(const SafetensorsFile& file, const std::string& prefix,
   }
 }
 
-void load_network(const SafetensorsFile& file, const std::string& what, ResNet& network) {
-  const std::string& model = network.shape().model;
+void load_network(const SafetensorsFile& file, const std::string& what, LoadRule rule,
+                  Network& network) {
+  const std::string& model = network.shape().choice.model;
   const std::string hint = origin_hint(file, network);
+  const auto may_differ = [rule](const std::string& name) {
+    return rule == LoadRule::kWeightsOnly && is_quantizer_tensor(name);
+  };
   std::set<std::string> expected;
   for (const NamedTensor& target : network.state()) {
     expected.insert(target.name);
     const auto source = file.tensors.find(target.name);
-    if (source != file.tensors.end()) {
+    if (source == file.tensors.end()) {
+      if (!is_counter(target.name) && !may_differ(target.name)) {
+        fail_user_error(what + ": tensor " + target.name + " is missing, " + model + " expects " +
+                        shape_text(target.tensor.sizes()) + " there" + hint);
+      }
+    } else if (!may_differ(target.name)) {
       copy_tensor(source->second, target, what, model, hint);
-    } else if (!is_counter(target.name)) {
-      fail_user_error(what + ": tensor " + target.name + " is missing, " + model + " expects " +
-                      shape_text(target.tensor.sizes()) + " there" + hint);
     }
   }
   for (const auto& [name, tensor] : file.tensors) {
-    if (!expected.contains(name)) {
+    if (!expected.contains(name) && !may_differ(name)) {
       fail_user_error(what + ": tensor " + name + " " + shape_text(tensor.shape) + " is none of " +
                       model + "'s" + hint);
     }
@@ -183,18 +191,11 @@ SafetensorsFile read_checkpoint(const std::filesystem::path& path, const std::st
   }
 }
 
-NetworkShape checkpoint_shape(const SafetensorsFile& file, const std::string& what,
-                              const Spec& spec) {
-  const int classes = class_count(spec.dataset);
-  if (spec.teacher) {
-    return {spec.teacher->model, classes, spec.teacher->bits, spec.teacher->method};
-  }
+std::optional<NetworkChoice> checkpoint_network(const SafetensorsFile& file,
+                                                const std::string& what, int classes) {
   const auto written = file.metadata.find("bitrung.spec");
   if (written == file.metadata.end()) {
-    fail_user_error(
-        what +
-        ": its metadata has no bitrung.spec, so its network is unknown; name it in the spec's " +
-        "`teacher` (model, bits, method)");
+    return std::nullopt;
   }
   Spec own;
   try {
@@ -204,10 +205,10 @@ NetworkShape checkpoint_shape(const SafetensorsFile& file, const std::string& wh
   }
   if (class_count(own.dataset) != classes) {
     fail_user_error(what + ": it was trained on " + own.dataset + " with " +
-                    std::to_string(class_count(own.dataset)) + " classes, this job's " +
-                    spec.dataset + " has " + std::to_string(classes));
+                    std::to_string(class_count(own.dataset)) +
+                    " classes, this job's data set has " + std::to_string(classes));
   }
-  return {own.model, classes, own.bits, own.method};
+  return own.network;
 }
 
 SafetensorsFile make_checkpoint(const std::vector<NamedTensor>& state, const Spec& spec,

@@ -6,11 +6,11 @@
 #pragma once
 
 #include <filesystem>
-#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "worker/train/nn/resnet.h"
+#include "worker/train/nn/network.h"
 #include "worker/train/safetensors.h"
 #include "worker/train/spec.h"
 
@@ -31,18 +31,24 @@ void copy_tensors(const SafetensorsFile& file, const std::string& prefix,
                   const std::vector<NamedTensor>& tensors, const std::string& what,
                   const std::string& reader);
 
+enum class LoadRule {
+  kExact,        // Every tensor of the network and no other: a teacher.
+  kWeightsOnly,  // Tensors of quantizers are taken where the names agree and otherwise left alone,
+                 // since a student may start from a network of other bits or methods.
+};
+
 // Overwrites a network's state with a checkpoint, ours or an outside one (which may hold halves or
 // doubles, and may lack num_batches_tracked). Throws Failure(kUserError) that names the first
 // tensor that does not fit.
-void load_network(const SafetensorsFile& file, const std::string& what, ResNet& network);
+void load_network(const SafetensorsFile& file, const std::string& what, LoadRule rule,
+                  Network& network);
 
 // Reads a file for load_network. An unreadable or invalid one is a Failure(kUserError).
 SafetensorsFile read_checkpoint(const std::filesystem::path& path, const std::string& what);
 
-// What a checkpoint says it holds (`bitrung.spec`), or, for an outside file, what the spec says
-// about it. Throws Failure(kUserError) if neither is known.
-NetworkShape checkpoint_shape(const SafetensorsFile& file, const std::string& what,
-                              const Spec& spec);
+// What a checkpoint says it holds (`bitrung.spec`); nothing if it does not say.
+std::optional<NetworkChoice> checkpoint_network(const SafetensorsFile& file,
+                                                const std::string& what, int classes);
 
 // The checkpoint of a finished training. Equal trainings give equal bytes: no time, host or path is
 // in it.

@@ -95,7 +95,7 @@ void EventWriter::checkpoint(const std::string& key, std::int64_t epochs_done,
 }
 
 void EventWriter::succeeded(const std::string& key, const std::filesystem::path& path,
-                            const TrainingResult& result) {
+                            const TrainingResult& result, const std::string& report) {
   write_line(line_of({{"event", "succeeded"},
                       {"key", key},
                       {"path", path.string()},
@@ -105,7 +105,8 @@ void EventWriter::succeeded(const std::string& key, const std::filesystem::path&
                         {"test_loss", result.test_loss},
                         {"best_epoch", result.best_epoch},
                         {"duration_seconds", result.duration_seconds},
-                        {"images_per_second", result.images_per_second}}}}));
+                        {"images_per_second", result.images_per_second}}},
+                      {"report", json::parse(report)}}));
 }
 
 void EventWriter::failed(const std::string& key, FailureClass failure_class,
@@ -122,8 +123,10 @@ void EventWriter::cancelled(const std::string& key) {
 
 void EventWriter::preempted(const std::string& key, std::int64_t epochs_done,
                             const std::filesystem::path& path) {
-  write_line(line_of(
-      {{"event", "preempted"}, {"key", key}, {"epoch", epochs_done}, {"path", path.string()}}));
+  write_line(line_of({{"event", "preempted"},
+                      {"key", key},
+                      {"epoch", epochs_done},
+                      {"path", path.empty() ? json(nullptr) : json(path.string())}}));
 }
 
 void EventWriter::exit_between_lines(int status) {

@@ -10,7 +10,7 @@
 #include <string>
 
 #include "worker/train/failure.h"
-#include "worker/train/loop.h"
+#include "worker/train/job.h"
 
 namespace bitrung::train {
 
@@ -26,9 +26,10 @@ class EventWriter {
   void checkpoint(const std::string& key, std::int64_t epochs_done,
                   const std::filesystem::path& path);
   void succeeded(const std::string& key, const std::filesystem::path& path,
-                 const TrainingResult& result);
+                 const TrainingResult& result, const std::string& report);
   void failed(const std::string& key, FailureClass failure_class, const std::string& message);
   void cancelled(const std::string& key);
+  // An empty path: nothing is kept, the job begins anew.
   void preempted(const std::string& key, std::int64_t epochs_done,
                  const std::filesystem::path& path);
 

@@ -9,9 +9,12 @@
 #include "db/base/check.h"
 #include "worker/train/checkpoint.h"
 #include "worker/train/data/batch.h"
+#include "worker/train/data/host_batch.h"
+#include "worker/train/distill.h"
+#include "worker/train/evaluate.h"
 #include "worker/train/failure.h"
-#include "worker/train/loss.h"
-#include "worker/train/nn/resnet.h"
+#include "worker/train/final_report.h"
+#include "worker/train/nn/network.h"
 #include "worker/train/resume.h"
 #include "worker/train/schedule.h"
 #include "worker/train/sgd.h"
@@ -27,56 +30,10 @@ using Clock = std::chrono::steady_clock;
 constexpr std::int64_t kWindowSteps = 10;
 // A progress event at least once a second is promised; a step of half a second may come in between.
 constexpr std::chrono::milliseconds kProgressInterval{500};
-constexpr std::int64_t kEvaluationBatch = 250;
 constexpr std::size_t kResumeStatesKept = 2;
-// Images that one thread writes at a time: 16 take about 50 us.
-constexpr std::int64_t kImagesPerTask = 16;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-// A batch of images and labels on the host, filled again and again.
-class HostBatch {
- public:
-  explicit HostBatch(std::int64_t size)
-      : images_(at::empty({size, kImageChannels, kImageSide, kImageSide},
-                          at::TensorOptions().dtype(at::kFloat), at::MemoryFormat::ChannelsLast)),
-        labels_(at::empty({size}, at::kLong)) {}
-
-  // Fills the first indices.size() places; place(i) says how image i is moved.
-  template <typename Place>
-  void fill(const ImageSet& set, std::span<const std::uint32_t> indices, const Place& place) {
-    float* const pixels = images_.data_ptr<float>();  // channels_last: (N,32,32,3) in memory.
-    std::int64_t* const labels = labels_.data_ptr<std::int64_t>();
-    const auto count = static_cast<std::int64_t>(indices.size());
-    BITRUNG_CHECK(count <= labels_.size(0));
-    at::parallel_for(0, count, kImagesPerTask, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = begin; i < end; ++i) {
-        const std::uint32_t index = indices[static_cast<std::size_t>(i)];
-        write_image(set.image(index), place(i),
-                    pixels + i * static_cast<std::int64_t>(kImageBytes));
-        labels[i] = set.labels[index];
-      }
-    });
-  }
-
-  at::Tensor images(std::int64_t count) const {
-    return images_.narrow(0, 0, count);
-  }  // (count,3,32,32)
-  at::Tensor labels(std::int64_t count) const { return labels_.narrow(0, 0, count); }  // (count)
-
- private:
-  at::Tensor images_;
-  at::Tensor labels_;
-};
-
-std::vector<std::uint32_t> all_indices(const ImageSet& set) {
-  std::vector<std::uint32_t> indices(set.labels.size());
-  for (std::size_t i = 0; i < indices.size(); ++i) {
-    indices[i] = static_cast<std::uint32_t>(i);
-  }
-  return indices;
 }
 
 std::vector<NamedTensor> copy_of(const std::vector<NamedTensor>& tensors) {
@@ -86,6 +43,43 @@ std::vector<NamedTensor> copy_of(const std::vector<NamedTensor>& tensors) {
   }
   return copy;
 }
+
+// The teachers' logits for each training image, once they were computed.
+class TeacherLogits {
+ public:
+  template <typename Teach>
+  Distiller::Lesson of(std::span<const std::uint32_t> indices, std::int64_t images,
+                       const Teach& teach) {
+    const at::Tensor rows = at::empty({static_cast<std::int64_t>(indices.size())}, at::kLong);
+    std::copy(indices.begin(), indices.end(), rows.data_ptr<std::int64_t>());
+    is_known_.resize(static_cast<std::size_t>(images), false);
+    const bool all_known =
+        std::all_of(indices.begin(), indices.end(), [this](auto i) { return is_known_[i]; });
+    if (all_known) {
+      Distiller::Lesson lesson;
+      for (const at::Tensor& table : tables_) {
+        lesson.logits.push_back(table.index_select(0, rows.to(table.device())));
+      }
+      return lesson;
+    }
+    Distiller::Lesson lesson = teach();
+    for (std::size_t i = 0; i < lesson.logits.size(); ++i) {
+      const at::Tensor& logits = lesson.logits[i];
+      if (tables_.size() == i) {
+        tables_.push_back(at::zeros({images, logits.size(1)}, logits.options()));
+      }
+      tables_[i].index_copy_(0, rows.to(logits.device()), logits);
+    }
+    for (const std::uint32_t index : indices) {
+      is_known_[index] = true;
+    }
+    return lesson;
+  }
+
+ private:
+  std::vector<at::Tensor> tables_;  // (images,classes) of each teacher.
+  std::vector<bool> is_known_;
+};
 
 class Training {
  public:
@@ -103,7 +97,7 @@ class Training {
         steps_per_epoch_(static_cast<std::int64_t>(split_.training.size()) / batch_size_),
         batch_(batch_size_),
         evaluation_batch_(kEvaluationBatch) {
-    load_teacher();
+    load_teachers();
     if (!try_resume()) {
       start_afresh();
     }
@@ -122,48 +116,97 @@ class Training {
   }
 
  private:
-  NetworkShape student_shape() const {
-    return {spec_.model, class_count(spec_.dataset), spec_.bits, spec_.method};
+  at::TensorOptions tensors() const {
+    return at::TensorOptions().dtype(at::kFloat).device(device_);
   }
 
-  void load_teacher() {
+  // What the spec says of an outside teacher, for a file that does not say it itself: the entry
+  // whose artifact is part of the file's name, else the next one.
+  NetworkChoice described_teacher(const fs::path& path, const std::string& what,
+                                  std::size_t position) const {
+    for (const OutsideTeacher& teacher : spec_.teachers) {
+      if (path.filename().string().find(teacher.artifact) != std::string::npos) {
+        return teacher.network;
+      }
+    }
+    if (position >= spec_.teachers.size()) {
+      fail_user_error(what +
+                      ": its metadata has no bitrung.spec, so its network is unknown; name it in "
+                      "the spec's `teachers` (artifact, model, bits, method)");
+    }
+    return spec_.teachers[position].network;
+  }
+
+  void load_teachers() {
     const bool needed = spec_.distill.has_value() || spec_.init == Init::kTeacher;
     if (!needed) {
-      if (job_.teacher) {
+      if (!job_.teachers.empty()) {
         observer_.log("the teacher is not used: the spec has neither distill nor init \"teacher\"");
       }
       return;
     }
-    if (!job_.teacher) {
+    if (job_.teachers.empty()) {
       fail_user_error(std::string("the spec needs a teacher (") +
                       (spec_.distill ? "distill" : "init \"teacher\"") +
                       "), and the command names no teacher file");
     }
-    const std::string what = "teacher " + job_.teacher->string();
-    teacher_file_ = read_checkpoint(*job_.teacher, what);
+    std::vector<std::unique_ptr<Network>> teachers;
+    std::size_t undescribed = 0;
+    for (const fs::path& path : job_.teachers) {
+      const std::string what = "teacher " + path.string();
+      SafetensorsFile file = read_checkpoint(path, what);
+      if (spec_.distill) {
+        auto network = checkpoint_network(file, what, class_count(spec_.dataset));
+        if (!network) {
+          network = described_teacher(path, what, undescribed++);
+        }
+        teachers.push_back(make_network({*network, class_count(spec_.dataset)}, 0, tensors()));
+        load_network(file, what, LoadRule::kExact, *teachers.back());
+      }
+      if (&path == &job_.teachers.front()) {
+        teacher_file_ = std::move(file);
+      }
+    }
     if (spec_.distill) {
-      teacher_ = std::make_unique<ResNet>(checkpoint_shape(teacher_file_, what, spec_), 0, device_);
-      load_network(teacher_file_, what, *teacher_);
+      distiller_ = std::make_unique<Distiller>(*spec_.distill, std::move(teachers));
     }
   }
 
   void make_student() {
-    student_ = std::make_unique<ResNet>(student_shape(), spec_.seed, device_);
-    optimizer_ = std::make_unique<Sgd>(spec_.optimizer, student_->parameters());
+    student_ = make_network({spec_.network, class_count(spec_.dataset)}, spec_.seed, tensors());
+    std::vector<LearnedTensor> learned = student_->parameters();
+    if (distiller_) {
+      distiller_->begin(*student_, spec_.seed, tensors());
+      learned.insert(learned.end(), distiller_->parameters().begin(),
+                     distiller_->parameters().end());
+    }
+    optimizer_ = std::make_unique<Sgd>(spec_.optimizer, std::move(learned));
     counters_ = Counters{};
     best_.clear();
+  }
+
+  // What is learned beside the student.
+  std::vector<NamedTensor> extra() const {
+    std::vector<NamedTensor> result;
+    if (distiller_) {
+      for (const LearnedTensor& tensor : distiller_->parameters()) {
+        result.push_back({tensor.name, tensor.tensor});
+      }
+    }
+    return result;
   }
 
   void start_afresh() {
     make_student();
     if (spec_.init == Init::kTeacher) {
-      load_network(teacher_file_, "init from teacher " + job_.teacher->string(), *student_);
+      load_network(teacher_file_, "init from teacher " + job_.teachers.front().string(),
+                   LoadRule::kWeightsOnly, *student_);
     } else if (spec_.init != Init::kScratch) {
       if (!job_.init) {
         fail_user_error("the spec's init needs a checkpoint, and the command names no init file");
       }
       const std::string what = "init " + job_.init->string();
-      load_network(read_checkpoint(*job_.init, what), what, *student_);
+      load_network(read_checkpoint(*job_.init, what), what, LoadRule::kWeightsOnly, *student_);
     }
     teacher_file_ = {};
   }
@@ -177,9 +220,9 @@ class Training {
     make_student();
     std::string reason;
     try {
-      TensorGroups tensors{student_->state(), optimizer_->momentum(), {}};
-      counters_ = restore(read_safetensors(*job_.resume), spec_, tensors);
-      best_ = std::move(tensors.best);
+      TensorGroups groups{student_->state(), optimizer_->momentum(), extra(), {}};
+      counters_ = restore(read_safetensors(*job_.resume), spec_, groups);
+      best_ = std::move(groups.best);
       if (counters_.epoch >= 0 && counters_.epoch < spec_.epochs && counters_.step_in_epoch >= 0 &&
           counters_.step_in_epoch <= steps_per_epoch_) {
         teacher_file_ = {};
@@ -207,7 +250,7 @@ class Training {
     const double rate = learning_rate_at(spec_.schedule, spec_.optimizer.learning_rate,
                                          counters_.epoch, spec_.epochs);
     while (counters_.step_in_epoch < steps_per_epoch_) {
-      run_step(order, rate);
+      run_step_or_say_where(order, rate);
       if (const StopRequest stop = observer_.stop_requested(); stop != StopRequest::kNone) {
         return stop;
       }
@@ -226,6 +269,33 @@ class Training {
     return StopRequest::kNone;
   }
 
+  // A layer that meets NaN does not know when.
+  void run_step_or_say_where(const std::vector<std::uint32_t>& order, double rate) {
+    const std::int64_t step = steps_done() + 1;
+    try {
+      run_step(order, rate);
+    } catch (const Failure& failure) {
+      if (failure.failure_class() != FailureClass::kDiverged || steps_done() == step) {
+        throw;
+      }
+      throw Failure(FailureClass::kDiverged,
+                    std::string(failure.what()) + " at step " + std::to_string(step) + " of " +
+                        std::to_string(spec_.epochs * steps_per_epoch_) + ", in epoch " +
+                        std::to_string(counters_.epoch + 1) +
+                        "; a lower learning rate or warm-up epochs may help");
+    }
+  }
+
+  // What the teachers say to a batch. Without augmentation they see the same images in each epoch,
+  // so once is enough.
+  Distiller::Lesson teach(const at::Tensor& images, std::span<const std::uint32_t> indices) {
+    if (spec_.augment_crop || spec_.augment_flip || distiller_->uses_features()) {
+      return distiller_->teach(images);
+    }
+    return teacher_logits_.of(indices, static_cast<std::int64_t>(dataset_->training.size()),
+                              [&] { return distiller_->teach(images); });
+  }
+
   void run_step(const std::vector<std::uint32_t>& order, double rate) {
     const Clock::time_point step_start = Clock::now();
     const std::int64_t first = counters_.step_in_epoch * batch_size_;
@@ -238,13 +308,25 @@ class Training {
     const at::Tensor images = batch_.images(batch_size_).to(device_);  // (N,3,32,32)
     const at::Tensor labels = batch_.labels(batch_size_).to(device_);  // (N)
 
-    at::Tensor teacher_logits;
-    if (teacher_) {
-      const at::NoGradGuard no_grad;
-      teacher_logits = teacher_->forward(images, /*training=*/false);  // (N,classes)
+    const Pass pass{
+        true,
+        static_cast<double>(steps_done()) / static_cast<double>(spec_.epochs * steps_per_epoch_),
+        spec_.seed, steps_done()};
+    const DistillationNow now = distiller_
+                                    ? distillation_at(*spec_.distill, counters_.epoch, spec_.epochs)
+                                    : DistillationNow{};
+    Distiller::Lesson lesson;
+    if (now.is_on) {
+      lesson = teach(images, indices);
     }
-    const at::Tensor logits = student_->forward(images, /*training=*/true);  // (N,classes)
-    const Loss loss = batch_loss(logits, labels, spec_.distill, teacher_logits);
+    std::vector<at::Tensor> stages;
+    Taps taps;
+    if (now.is_on && distiller_->uses_features()) {
+      taps.stages = &stages;
+    }
+    const at::Tensor logits = student_->forward(images, pass, taps);  // (N,classes)
+    const Loss loss = now.is_on ? distiller_->loss(logits, labels, stages, lesson, now)
+                                : Loss{at::cross_entropy_loss(logits, labels), {}};
     loss.total.backward();
     optimizer_->step(rate);
 
@@ -381,28 +463,26 @@ class Training {
   }
 
   StopRequest evaluate(const ImageSet& set, std::span<const std::uint32_t> indices,
-                       const std::string& name, Evaluation& result) {
-    const at::NoGradGuard no_grad;
+                       const std::string& name, Score& result) {
     std::int64_t correct = 0;
     double loss = 0.0;
-    const auto count = static_cast<std::int64_t>(indices.size());
-    for (std::int64_t first = 0; first < count; first += kEvaluationBatch) {
-      const std::int64_t size = std::min(kEvaluationBatch, count - first);
-      evaluation_batch_.fill(
-          set, indices.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(size)),
-          [](std::int64_t) { return Placement{}; });
-      const at::Tensor labels = evaluation_batch_.labels(size).to(device_);
-      const at::Tensor logits = student_->forward(evaluation_batch_.images(size).to(device_),
-                                                  /*training=*/false);  // (N,classes)
-      correct += logits.argmax(1).eq(labels).sum().item<std::int64_t>();
-      loss += at::cross_entropy_loss(logits, labels, {}, at::Reduction::Sum).item<double>();
-      report_progress();
-      if (const StopRequest stop = observer_.stop_requested(); stop != StopRequest::kNone) {
-        return stop;
-      }
+    const EvaluationHooks hooks = {
+        [this] {
+          report_progress();
+          return observer_.stop_requested();
+        },
+        [&](const at::Tensor& logits, const at::Tensor& labels) {
+          correct += logits.argmax(1).eq(labels).sum().item<std::int64_t>();
+          loss += at::cross_entropy_loss(logits, labels, {}, at::Reduction::Sum).item<double>();
+        }};
+    if (const StopRequest stop =
+            evaluate_images(*student_, set, indices, device_, evaluation_batch_, hooks);
+        stop != StopRequest::kNone) {
+      return stop;
     }
-    result.accuracy = 100.0 * static_cast<double>(correct) / static_cast<double>(count);
-    result.loss = loss / static_cast<double>(count);
+    const auto count = static_cast<double>(indices.size());
+    result.accuracy = 100.0 * static_cast<double>(correct) / count;
+    result.loss = loss / count;
     if (!std::isfinite(result.loss)) {
       throw Failure(FailureClass::kDiverged, "the " + name + " loss became " +
                                                  std::to_string(result.loss) + " at step " +
@@ -420,7 +500,8 @@ class Training {
     const fs::path path =
         job_.work_dir / ("resume-" + std::to_string(counters_.epoch) + ".safetensors");
     write_safetensors(
-        path, make_resume(counters_, {student_->state(), optimizer_->momentum(), best_}, spec_));
+        path,
+        make_resume(counters_, {student_->state(), optimizer_->momentum(), extra(), best_}, spec_));
     std::erase(resume_paths_, path);
     resume_paths_.push_back(path);
     while (resume_paths_.size() > kResumeStatesKept) {
@@ -432,18 +513,31 @@ class Training {
 
   Outcome stopped(StopRequest stop) {
     if (stop == StopRequest::kCancel) {
-      return {Ending::kCancelled, {}, counters_.epoch, std::nullopt};
+      return {Ending::kCancelled, {}, counters_.epoch, std::nullopt, {}};
     }
     save_resume();
-    return {Ending::kPreempted, resume_paths_.back(), counters_.epoch, std::nullopt};
+    return {Ending::kPreempted, resume_paths_.back(), counters_.epoch, std::nullopt, {}};
   }
 
   Outcome finish() {
     BITRUNG_CHECK(counters_.best.has_value());
     const Best& best = *counters_.best;
+    if (!best_.empty()) {
+      const at::NoGradGuard no_grad;
+      for (std::size_t i = 0; i < best_.size(); ++i) {
+        at::Tensor(student_->state()[i].tensor).copy_(best_[i].tensor);
+      }
+    }
     const fs::path path = job_.work_dir / "model.safetensors";
-    write_safetensors(
-        path, make_checkpoint(best_.empty() ? student_->state() : best_, spec_, best.epoch));
+    write_safetensors(path, make_checkpoint(student_->state(), spec_, best.epoch));
+    const std::optional<FinalReport> report =
+        final_report(*student_, *dataset_, split_, device_, evaluation_batch_, [this] {
+          report_progress();
+          return observer_.stop_requested();
+        });
+    if (!report) {
+      return {Ending::kCancelled, {}, counters_.epoch, std::nullopt, {}};
+    }
     TrainingResult result{};
     result.test_accuracy = best.test.accuracy;
     if (best.validation) {
@@ -454,7 +548,7 @@ class Training {
     result.duration_seconds = duration_seconds();
     result.images_per_second =
         static_cast<double>(counters_.trained_images) / std::max(counters_.step_seconds, 1e-9);
-    return {Ending::kSucceeded, path, spec_.epochs, result};
+    return {Ending::kSucceeded, path, spec_.epochs, result, report->json};
   }
 
   const Job& job_;
@@ -469,9 +563,10 @@ class Training {
   HostBatch batch_;
   HostBatch evaluation_batch_;
 
-  SafetensorsFile teacher_file_;  // Emptied once nothing needs it.
-  std::unique_ptr<ResNet> teacher_;
-  std::unique_ptr<ResNet> student_;
+  SafetensorsFile teacher_file_;  // Of the first teacher; emptied once nothing needs it.
+  std::unique_ptr<Distiller> distiller_;
+  TeacherLogits teacher_logits_;
+  std::unique_ptr<Network> student_;
   std::unique_ptr<Sgd> optimizer_;
   Counters counters_;
   std::vector<NamedTensor> best_;  // Only with validation images.
@@ -486,40 +581,11 @@ class Training {
   std::optional<double> accuracy_;
 };
 
-at::Device parse_device(const std::string& device) {
-  try {
-    return at::Device(device);
-  } catch (const c10::Error& error) {
-    fail_user_error("device \"" + device + "\" is unknown: " + error.what_without_backtrace());
-  }
-}
-
 }  // namespace
 
-Outcome train(const Job& job, const std::string& device, DatasetCache& datasets,
-              Observer& observer) {
-  try {
-    if (std::error_code ignored; !fs::is_directory(job.work_dir, ignored)) {
-      fail_user_error("work directory " + job.work_dir.string() + " is not there");
-    }
-    quantization_method(
-        job.spec.method.weights);  // Known, or the job is refused before any data is read.
-    quantization_method(job.spec.method.activations);
-    Training training(job, parse_device(device), datasets.get(job.spec, job.data_dir), observer);
-    return training.run();
-  } catch (const std::bad_alloc&) {
-    throw Failure(FailureClass::kOutOfMemory, "the host has no memory left for this training");
-  } catch (const c10::Error& error) {
-    const std::string text = error.what_without_backtrace();
-    if (is_out_of_memory(error)) {
-      throw Failure(FailureClass::kOutOfMemory, text);
-    }
-    if (is_device_fault(error)) {
-      throw Failure(FailureClass::kDeviceFault, device + ": " + text);
-    }
-    // Neither memory nor device: the same job would fail the same way again.
-    throw Failure(FailureClass::kUserError, "LibTorch refused an operation: " + text);
-  }
+Outcome run_training(const Job& job, const at::Device& device,
+                     std::shared_ptr<const Dataset> dataset, Observer& observer) {
+  return Training(job, device, std::move(dataset), observer).run();
 }
 
 }  // namespace bitrung::train

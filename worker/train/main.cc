@@ -8,6 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "worker/train/failure.h"
+#include "worker/train/pack.h"
 #include "worker/train/runtime.h"
 #include "worker/train/serve.h"
 #include "worker/train/spec.h"
@@ -16,6 +18,7 @@ namespace bitrung::train {
 
 namespace {
 
+constexpr int kExitFailed = 1;
 constexpr int kExitUsage = 2;
 constexpr int kThreadsMax = 1024;
 
@@ -24,8 +27,11 @@ constexpr std::string_view kHelp =
 
   bitrung-trainer [--device DEVICE] [--threads N] [--events-fd FD]
       Reads commands as JSON lines on standard input until it ends; writes events as JSON lines.
-  bitrung-trainer --job FILE [--data-dir DIR] [--work-dir DIR] [--teacher FILE] [--init FILE] [--resume FILE]
-      Trains the one job whose spec lies in FILE.
+  bitrung-trainer --job FILE [--data-dir DIR] [--work-dir DIR] [--teacher FILE]… [--init FILE] [--source FILE]
+                  [--resume FILE]
+      Does the one job whose spec lies in FILE.
+  bitrung-trainer --pack CHECKPOINT --out FILE
+      Writes a trained network as integer codes with their scales (client/interop/PACKED.md).
   bitrung-trainer --inventory
       Prints the devices as one JSON object.
 
@@ -35,8 +41,9 @@ Options
   --events-fd FD    descriptor for events (default 1, standard output)
   --data-dir DIR    folder with cifar-10-batches-bin or cifar-100-binary, or with their files
   --work-dir DIR    where checkpoints go (default: the current folder)
-  --teacher FILE    teacher's checkpoint, for specs with distill or init "teacher"
+  --teacher FILE    teacher's checkpoint, for specs with distill or init "teacher"; once for each teacher
   --init FILE       checkpoint to start from, for specs with init "job" or "artifact"
+  --source FILE     checkpoint to quantize or evaluate, for specs of that kind
   --resume FILE     resume state to continue from
   --help, --version
 
@@ -47,10 +54,11 @@ Examples
   bitrung-trainer --device cuda:0 --events-fd 3 3> events.jsonl < commands.jsonl
 
 A spec (every option written out; see worker/train/PROTOCOL.md)
-  {"augment":["crop","flip"],"batch_size":128,"bits":{"activations":4,"weights":4},"dataset":"cifar10","epochs":5,
-   "init":"scratch","kind":"train","method":{"activations":"dorefa","weights":"dorefa"},"model":"resnet8",
-   "numerics":1,"optimizer":{"kind":"sgd","learning_rate":0.1,"momentum":0.9,"nesterov":false,
-   "weight_decay":0.0001},"schedule":{"kind":"cosine","warmup_epochs":0},"seed":20,"train_images":0,"validation":0}
+  {"augment":["crop","flip"],"batch_size":128,"bits":{"activations":4,"first":32,"gradients":32,"last":32,
+   "layers":[],"shortcut":32,"weights":4},"dataset":"cifar10","epochs":5,"init":"scratch","kind":"train",
+   "method":{"activations":"dorefa","weights":"dorefa"},"model":"resnet8","numerics":2,"optimizer":{"kind":"sgd",
+   "learning_rate":0.1,"momentum":0.9,"nesterov":false,"weight_decay":0.0001},"schedule":{"kind":"cosine",
+   "warmup_epochs":0},"seed":20,"shortcut":"block","train_images":0,"validation":0}
 
 Exit status: 0 done, 1 the job failed, 2 wrong use, 3 the device failed and the process cannot go on.
 )";
@@ -77,9 +85,12 @@ struct Arguments {
   std::optional<std::filesystem::path> job;
   std::optional<std::filesystem::path> data_dir;
   std::optional<std::filesystem::path> work_dir;
-  std::optional<std::filesystem::path> teacher;
+  std::vector<std::filesystem::path> teachers;
   std::optional<std::filesystem::path> init;
+  std::optional<std::filesystem::path> source;
   std::optional<std::filesystem::path> resume;
+  std::optional<std::filesystem::path> pack;
+  std::optional<std::filesystem::path> out;
 };
 
 // Prints what is wrong and returns nothing.
@@ -136,13 +147,18 @@ std::optional<Arguments> parse_arguments(const std::vector<std::string>& words) 
       path = &arguments.data_dir;
     } else if (name == "--work-dir") {
       path = &arguments.work_dir;
-    } else if (name == "--teacher") {
-      path = &arguments.teacher;
+    } else if (name == "--source") {
+      path = &arguments.source;
     } else if (name == "--init") {
       path = &arguments.init;
     } else if (name == "--resume") {
       path = &arguments.resume;
-    } else if (name != "--device" && name != "--threads" && name != "--events-fd") {
+    } else if (name == "--pack") {
+      path = &arguments.pack;
+    } else if (name == "--out") {
+      path = &arguments.out;
+    } else if (name != "--teacher" && name != "--device" && name != "--threads" &&
+               name != "--events-fd") {
       return usage_error("unknown argument \"" + words[i] + "\"");
     }
     if (!value) {
@@ -153,6 +169,8 @@ std::optional<Arguments> parse_arguments(const std::vector<std::string>& words) 
     }
     if (path != nullptr) {
       *path = *value;
+    } else if (name == "--teacher") {
+      arguments.teachers.emplace_back(*value);
     } else if (name == "--device") {
       if (!is_device(*value)) {
         return usage_error("--device is \"" + *value + "\", expected cpu or cuda:N");
@@ -168,7 +186,20 @@ std::optional<Arguments> parse_arguments(const std::vector<std::string>& words) 
       (is_threads ? arguments.threads : arguments.events_fd) = *number;
     }
   }
+  if (arguments.pack.has_value() != arguments.out.has_value()) {
+    return usage_error("--pack CHECKPOINT and --out FILE go together");
+  }
   return arguments;
+}
+
+int pack(const std::filesystem::path& checkpoint, const std::filesystem::path& out) {
+  try {
+    pack_file(checkpoint, out);
+  } catch (const Failure& failure) {
+    std::cerr << "bitrung-trainer: " << failure.what() << '\n';
+    return kExitFailed;
+  }
+  return 0;
 }
 
 int run(const std::vector<std::string>& words) {
@@ -188,6 +219,9 @@ int run(const std::vector<std::string>& words) {
   if (arguments->inventory) {
     return print_inventory();
   }
+  if (arguments->pack) {
+    return pack(*arguments->pack, *arguments->out);
+  }
   if (!has_device(arguments->device)) {
     usage_error("device " + arguments->device +
                 " is not here; bitrung-trainer --inventory lists those that are");
@@ -201,8 +235,9 @@ int run(const std::vector<std::string>& words) {
     options.spec_path = *arguments->job;
     options.data_dir = arguments->data_dir.value_or("");
     options.work_dir = arguments->work_dir.value_or(".");
-    options.teacher = arguments->teacher;
+    options.teachers = arguments->teachers;
     options.init = arguments->init;
+    options.source = arguments->source;
     options.resume = arguments->resume;
     return train_alone(options);
   }

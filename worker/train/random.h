@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <string_view>
 
 namespace bitrung::train {
 
@@ -26,7 +27,17 @@ enum class Purpose : std::uint64_t {
   kValidationSplit = 4,
   kSyntheticClass = 5,
   kSyntheticImage = 6,
+  kGradientNoise = 7,
 };
+
+// FNV-1a of a name, to stand in a key.
+constexpr std::uint64_t hash_of(std::string_view name) {
+  std::uint64_t hash = 0xcbf29ce484222325U;
+  for (const char c : name) {
+    hash = (hash ^ static_cast<std::uint64_t>(static_cast<unsigned char>(c))) * 0x100000001b3U;
+  }
+  return hash;
+}
 
 // splitmix64 whose start is a hash of the key.
 class RandomStream {

@@ -14,12 +14,13 @@ using nlohmann::json;
 constexpr const char* kModelPrefix = "model.";
 constexpr const char* kMomentumPrefix = "momentum.";
 constexpr const char* kBestPrefix = "best.";
+constexpr const char* kExtraPrefix = "extra.";
 
-json evaluation_json(const Evaluation& evaluation) {
+json evaluation_json(const Score& evaluation) {
   return {{"accuracy", evaluation.accuracy}, {"loss", evaluation.loss}};
 }
 
-Evaluation parse_evaluation(const json& value) {
+Score parse_evaluation(const json& value) {
   return {value.at("accuracy"), value.at("loss")};
 }
 
@@ -82,6 +83,7 @@ SafetensorsFile make_resume(const Counters& counters, const TensorGroups& tensor
   add_tensors(tensors.model, kModelPrefix, file);
   add_tensors(tensors.momentum, kMomentumPrefix, file);
   add_tensors(tensors.best, kBestPrefix, file);
+  add_tensors(tensors.extra, kExtraPrefix, file);
   file.metadata = {{"format", "pt"},
                    {"bitrung.kind", "resume"},
                    {"bitrung.spec", canonical_spec(spec)},
@@ -99,15 +101,16 @@ Counters restore(const SafetensorsFile& file, const Spec& spec, TensorGroups& te
   if (metadata_of(file, "bitrung.spec") != canonical_spec(spec)) {
     fail_user_error(what + ": it belongs to another spec");
   }
-  copy_tensors(file, kModelPrefix, tensors.model, what, spec.model);
-  copy_tensors(file, kMomentumPrefix, tensors.momentum, what, spec.model);
-  std::size_t expected = tensors.model.size() + tensors.momentum.size();
+  copy_tensors(file, kModelPrefix, tensors.model, what, spec.network.model);
+  copy_tensors(file, kMomentumPrefix, tensors.momentum, what, spec.network.model);
+  copy_tensors(file, kExtraPrefix, tensors.extra, what, spec.network.model);
+  std::size_t expected = tensors.model.size() + tensors.momentum.size() + tensors.extra.size();
   tensors.best.clear();
   if (file.tensors.contains(kBestPrefix + tensors.model.front().name)) {
     for (const NamedTensor& tensor : tensors.model) {
       tensors.best.push_back({tensor.name, tensor.tensor.detach().clone()});
     }
-    copy_tensors(file, kBestPrefix, tensors.best, what, spec.model);
+    copy_tensors(file, kBestPrefix, tensors.best, what, spec.network.model);
     expected += tensors.best.size();
   }
   if (file.tensors.size() != expected) {

@@ -14,15 +14,16 @@
 
 namespace bitrung::train {
 
-struct Evaluation {
+// Of an epoch.
+struct Score {
   double accuracy = 0.0;  // Percent.
   double loss = 0.0;      // Mean cross entropy.
 };
 
 struct Best {
   std::int64_t epoch = 0;  // From 1.
-  std::optional<Evaluation> validation;
-  Evaluation test;
+  std::optional<Score> validation;
+  Score test;
 };
 
 // Where a training stands, and the sums of values that are not reported yet.
@@ -44,15 +45,16 @@ struct Counters {
 struct TensorGroups {
   std::vector<NamedTensor> model;     // Parameters and buffers.
   std::vector<NamedTensor> momentum;  // Empty without momentum.
+  std::vector<NamedTensor> extra;     // Learned, but no part of the network.
   std::vector<NamedTensor> best;      // Copy of `model` at the best epoch; empty when none is kept.
 };
 
 SafetensorsFile make_resume(const Counters& counters, const TensorGroups& tensors,
                             const Spec& spec);
 
-// Overwrites the tensors of `tensors.model` and `.momentum`; fills `.best` if the file has it.
-// Throws Failure(kUserError) if the file is no resume state of this very spec; the tensors are then
-// partly overwritten.
+// Overwrites the tensors of `tensors.model`, `.momentum` and `.extra`; fills `.best` if the file
+// has it. Throws Failure(kUserError) if the file is no resume state of this very spec; the tensors
+// are then partly overwritten.
 Counters restore(const SafetensorsFile& file, const Spec& spec, TensorGroups& tensors);
 
 }  // namespace bitrung::train

@@ -24,7 +24,7 @@
 #include <thread>
 
 #include "worker/train/events.h"
-#include "worker/train/loop.h"
+#include "worker/train/job.h"
 #include "worker/train/runtime.h"
 
 namespace bitrung::train {
@@ -46,8 +46,9 @@ struct TrainCommand {
   std::string spec;
   fs::path work_dir;
   fs::path data_dir;
-  std::optional<fs::path> teacher;
+  std::vector<fs::path> teachers;
   std::optional<fs::path> init;
+  std::optional<fs::path> source;
   std::optional<fs::path> resume;
   bool stop_at_start = false;  // It was preempted while it waited.
 };
@@ -150,12 +151,17 @@ bool train_and_report(const TrainCommand& command, const std::string& device,
                       bool& succeeded) {
   succeeded = false;
   try {
-    Job job{parse_spec(command.spec), command.work_dir, command.data_dir,
-            command.teacher,          command.init,     command.resume};
-    const Outcome outcome = train(job, device, datasets, observer);
+    const Job job{parse_spec(command.spec),
+                  command.work_dir,
+                  command.data_dir,
+                  command.teachers,
+                  command.init,
+                  command.source,
+                  command.resume};
+    const Outcome outcome = run_job(job, device, datasets, observer);
     switch (outcome.ending) {
       case Ending::kSucceeded:
-        events.succeeded(command.key, outcome.path, outcome.result.value());
+        events.succeeded(command.key, outcome.path, outcome.result.value(), outcome.report);
         succeeded = true;
         break;
       case Ending::kCancelled:
@@ -190,8 +196,11 @@ TrainCommand parse_train(const json& command) {
   result.spec = command.at("spec").dump();
   result.work_dir = command.at("work_dir").get<std::string>();
   result.data_dir = path_or_null(command, "data_dir").value_or(fs::path());
-  result.teacher = path_or_null(command, "teacher");
+  for (const json& teacher : command.value("teachers", json::array())) {
+    result.teachers.emplace_back(teacher.get<std::string>());
+  }
   result.init = path_or_null(command, "init");
+  result.source = path_or_null(command, "source");
   result.resume = path_or_null(command, "resume");
   return result;
 }
@@ -409,8 +418,8 @@ int train_alone(const AloneOptions& options) {
     log_line(options.spec_path.string() + ": cannot be read");
     return 1;
   }
-  const TrainCommand command{"alone",         spec,         options.work_dir, options.data_dir,
-                             options.teacher, options.init, options.resume};
+  const TrainCommand command{"alone",          spec,         options.work_dir, options.data_dir,
+                             options.teachers, options.init, options.source,   options.resume};
   TerminalObserver observer(events, command.key, nullptr);
   DatasetCache datasets;
   bool succeeded = false;

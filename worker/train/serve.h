@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace bitrung::train {
 
@@ -28,8 +29,9 @@ struct AloneOptions {
   std::filesystem::path spec_path;
   std::filesystem::path data_dir;
   std::filesystem::path work_dir;
-  std::optional<std::filesystem::path> teacher;
+  std::vector<std::filesystem::path> teachers;
   std::optional<std::filesystem::path> init;
+  std::optional<std::filesystem::path> source;
   std::optional<std::filesystem::path> resume;
 };
 

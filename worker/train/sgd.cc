@@ -1,11 +1,13 @@
 #include "worker/train/sgd.h"
 
+#include <utility>
+
 namespace bitrung::train {
 
-Sgd::Sgd(const OptimizerOptions& options, const std::vector<NamedTensor>& parameters)
-    : options_(options), parameters_(parameters) {
+Sgd::Sgd(const OptimizerOptions& options, std::vector<LearnedTensor> parameters)
+    : options_(options), parameters_(std::move(parameters)) {
   if (options_.momentum != 0.0) {
-    for (const NamedTensor& parameter : parameters_) {
+    for (const LearnedTensor& parameter : parameters_) {
       momentum_.push_back({parameter.name, at::zeros_like(parameter.tensor.detach())});
     }
   }
@@ -21,15 +23,16 @@ void Sgd::step(double rate) {
     }
     at::Tensor g = gradient;
     gradient = at::Tensor();  // The next backward pass then stores its gradient without adding.
-    if (options_.weight_decay != 0.0) {
-      g = g.add(w, options_.weight_decay);
+    if (const double decay = parameters_[i].weight_decay.value_or(options_.weight_decay);
+        decay != 0.0) {
+      g = g.add(w, decay);
     }
     if (options_.momentum != 0.0) {
       at::Tensor& m = momentum_[i].tensor;
       m.mul_(options_.momentum).add_(g);
       g = options_.nesterov ? g.add(m, options_.momentum) : m;
     }
-    w.sub_(g, rate);
+    w.sub_(g, rate * parameters_[i].rate_factor);
   }
 }
 

@@ -3,17 +3,19 @@
 
 #include <vector>
 
+#include "worker/train/quant/quantizer.h"
 #include "worker/train/spec.h"
 #include "worker/train/torch_compat.h"
 
 namespace bitrung::train {
 
 // g = gradient + weight_decay * w;  m = momentum * m + g;  w -= rate * (nesterov ? g + momentum * m
-// : m). Weight decay acts on every parameter. m begins at zero, which equals PyTorch's first step.
-// Belongs to the thread that trains.
+// : m). Weight decay acts on every parameter, unless one has its own; a rate factor of a parameter
+// multiplies the rate. m begins at zero, which equals PyTorch's first step. Belongs to the thread
+// that trains.
 class Sgd {
  public:
-  Sgd(const OptimizerOptions& options, const std::vector<NamedTensor>& parameters);
+  Sgd(const OptimizerOptions& options, std::vector<LearnedTensor> parameters);
 
   // Applies and then drops the gradients. A parameter without a gradient is left alone.
   void step(double rate);
@@ -23,7 +25,7 @@ class Sgd {
 
  private:
   OptimizerOptions options_;
-  std::vector<NamedTensor> parameters_;
+  std::vector<LearnedTensor> parameters_;
   std::vector<NamedTensor> momentum_;
 };
 

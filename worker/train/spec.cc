@@ -21,10 +21,23 @@ constexpr std::int64_t kBatchSizeMax = 65'536;
 constexpr std::int64_t kImagesMax = 1'000'000;
 // 3 KiB an image: 600 MiB.
 constexpr std::int64_t kSyntheticImagesMax = 200'000;
+constexpr std::size_t kLayerRulesMax = 1000;
+constexpr std::size_t kTeachersMax = 16;
+constexpr int kFullPrecision = 32;
 
-constexpr std::array<std::string_view, 8> kModels = {
-    "resnet8", "resnet14", "resnet20", "resnet26", "resnet32", "resnet44", "resnet56", "resnet110"};
 constexpr std::array<std::string_view, 3> kDatasets = {"cifar10", "cifar100", "synthetic"};
+
+constexpr std::array<std::string_view, 3> kKinds = {"train", "quantize", "evaluate"};
+// In the order of Clipping.
+constexpr std::array<std::string_view, 6> kClippingNames = {
+    "minmax", "average", "sd", "percentile", "aciq-gauss", "aciq-laplace"};
+
+bool method_has(const Method& method, MethodOption option) {
+  const MethodInfo* const weights = find_method(method.weights);
+  const MethodInfo* const activations = find_method(method.activations);
+  return (weights != nullptr && weights->has(option)) ||
+         (activations != nullptr && activations->has(option));
+}
 
 // Reads one JSON object: every key must be asked for, and asked-for keys must be there.
 class ObjectReader {
@@ -146,28 +159,97 @@ class ObjectReader {
   std::vector<std::string> seen_;
 };
 
+bool is_bit_width(std::int64_t bits) {
+  return (bits >= 1 && bits <= 8) || bits == 16 || bits == 32;
+}
+
+std::vector<Bits::Rule> parse_layer_rules(ObjectReader& reader) {
+  const std::string expected = "an array of [pattern, weight bits, activation bits]";
+  std::vector<Bits::Rule> rules;
+  const json& layers = reader.get("layers");
+  if (!layers.is_array() || layers.size() > kLayerRulesMax) {
+    reader.wrong("layers", expected);
+  }
+  for (const json& layer : layers) {
+    if (!layer.is_array() || layer.size() != 3 || !layer[0].is_string() ||
+        !layer[1].is_number_integer() || !layer[2].is_number_integer() ||
+        !is_bit_width(layer[1].get<std::int64_t>()) ||
+        !is_bit_width(layer[2].get<std::int64_t>())) {
+      reader.wrong("layers", expected);
+    }
+    rules.push_back({layer[0].get<std::string>(), {layer[1].get<int>(), layer[2].get<int>()}});
+  }
+  return rules;
+}
+
 Bits parse_bits(ObjectReader reader) {
   const auto bits = [&reader](const std::string& key) {
-    const auto value = static_cast<int>(reader.integer(key, 1, 32));
-    if (value > 8 && value != 16 && value != 32) {
+    const std::int64_t value = reader.integer(key, 1, 32);
+    if (!is_bit_width(value)) {
       reader.wrong(key, "1 to 8, 16 or 32 bits");
     }
-    return value;
+    return static_cast<int>(value);
   };
   Bits result;
   result.activations = bits("activations");
+  result.first = bits("first");
+  result.gradients = bits("gradients");
+  result.last = bits("last");
+  result.layers = parse_layer_rules(reader);
+  result.shortcut = bits("shortcut");
   result.weights = bits("weights");
   reader.reject_unknown_keys();
   return result;
 }
 
-// Whether a method of this name exists is for the registry of quantizers to say
-// (quant/quantizer.h).
+// Options of methods are there exactly if one of the two methods has them. Whether the methods can
+// do what is asked of them is for their registry to say (quant/quantizer.h).
 Method parse_method(ObjectReader reader) {
   Method result;
   result.activations = reader.text("activations");
   result.weights = reader.text("weights");
+  MethodOptions& options = result.options;
+  if (method_has(result, MethodOption::kRange)) {
+    options.range = reader.one_of("range", std::array<std::string_view, 3>{
+                                               "asymmetric", "symmetric", "symmetric-restricted"});
+  }
+  if (method_has(result, MethodOption::kGranularity)) {
+    options.granularity =
+        reader.one_of("granularity", std::array<std::string_view, 2>{"channel", "tensor"});
+  }
+  if (method_has(result, MethodOption::kEmaDecay)) {
+    options.ema_decay = reader.number("ema_decay", 0.0, 1.0 - 1e-9, "a number from 0, below 1");
+  }
+  if (method_has(result, MethodOption::kScale)) {
+    options.scale = reader.one_of("scale", std::array<std::string_view, 2>{"fixed", "learned"});
+  }
+  if (method_has(result, MethodOption::kClipInit)) {
+    options.clip_init = reader.number("clip_init", 1e-6, 1e6, "a number from 1e-6 to 1e6");
+  }
+  if (method_has(result, MethodOption::kClipDecay)) {
+    options.clip_decay = reader.number("clip_decay", 0.0, 1e30, "a number >= 0");
+  }
   reader.reject_unknown_keys();
+  return result;
+}
+
+// The keys of a network, wherever they stand.
+NetworkChoice parse_network(ObjectReader& reader) {
+  NetworkChoice result;
+  result.model = reader.text("model");
+  const auto architecture = parse_architecture(result.model);
+  if (!architecture) {
+    reader.wrong("model", std::string(model_names()));
+  }
+  result.shortcut_per_convolution =
+      reader.one_of("shortcut", std::array<std::string_view, 2>{"block", "convolution"}) ==
+      "convolution";
+  if (result.shortcut_per_convolution &&
+      (architecture->family != Family::kResNet || architecture->bottleneck)) {
+    reader.wrong("shortcut", "block, since " + result.model + " has no basic blocks");
+  }
+  result.bits = parse_bits(reader.object("bits"));
+  result.method = parse_method(reader.object("method"));
   return result;
 }
 
@@ -222,21 +304,73 @@ Schedule parse_schedule(ObjectReader reader) {
   return result;
 }
 
+Ramp parse_ramp(ObjectReader& reader) {
+  const std::string ramp =
+      reader.one_of("schedule", std::array<std::string_view, 3>{"constant", "cosine", "linear"});
+  if (ramp == "cosine") {
+    return Ramp::kCosine;
+  }
+  return ramp == "linear" ? Ramp::kLinear : Ramp::kConstant;
+}
+
 Distillation parse_distill(ObjectReader reader) {
   Distillation result;
-  reader.one_of("kind", std::array<std::string_view, 1>{"kd"});
-  result.temperature = reader.number("temperature", 1e-3, 1e6, "a number from 0.001 to 1000000");
-  result.weight = reader.number("weight", 0.0, 1.0, "a number from 0 to 1");
+  const auto temperature = [&reader](const std::string& key) {
+    return reader.number(key, 1e-3, 1e6, "a number from 0.001 to 1000000");
+  };
+  const auto share = [&reader](const std::string& key) {
+    return reader.number(key, 0.0, 1.0, "a number from 0 to 1");
+  };
+  const auto factor = [&reader](const std::string& key) {
+    return reader.number(key, 0.0, 1e9, "a number from 0 to 1e9");
+  };
+  if (reader.one_of("kind", std::array<std::string_view, 2>{"dkd", "kd"}) == "dkd") {
+    result.kind = DistillKind::kDkd;
+    result.alpha = factor("alpha");
+    result.beta = factor("beta");
+  }
+  result.temperature = temperature("temperature");
+  result.temperature_end = temperature("temperature_end");
+  result.weight = share("weight");
+  result.weight_end = share("weight_end");
+  result.ramp = parse_ramp(reader);
+  result.self_study = share("self_study");
+  result.attention = factor("attention");
+  result.hint = factor("hint");
+  result.similarity = factor("similarity");
   reader.reject_unknown_keys();
   return result;
 }
 
-OutsideTeacher parse_teacher(ObjectReader reader) {
-  OutsideTeacher result;
-  result.artifact = reader.sha256("artifact");
-  result.model = reader.one_of("model", kModels);
-  result.bits = parse_bits(reader.object("bits"));
-  result.method = parse_method(reader.object("method"));
+std::vector<OutsideTeacher> parse_teachers(ObjectReader& reader) {
+  const json& teachers = reader.get("teachers");
+  if (!teachers.is_array() || teachers.empty() || teachers.size() > kTeachersMax) {
+    reader.wrong("teachers", "an array of 1 to " + std::to_string(kTeachersMax) + " networks");
+  }
+  std::vector<OutsideTeacher> result;
+  for (std::size_t i = 0; i < teachers.size(); ++i) {
+    ObjectReader teacher(teachers[i], "teachers[" + std::to_string(i) + "]");
+    result.push_back({teacher.sha256("artifact"), parse_network(teacher)});
+    teacher.reject_unknown_keys();
+  }
+  return result;
+}
+
+Calibration parse_calibration(ObjectReader reader) {
+  Calibration result;
+  result.batches = reader.integer("batches", 1, kImagesMax);
+  result.batch_size = reader.integer("batch_size", 1, kBatchSizeMax);
+  result.norm_batches = reader.integer("batch_norm", 0, kImagesMax);
+  reader.one_of("clip", kClippingNames);
+  const std::string clip = reader.text("clip");
+  result.clip = static_cast<Clipping>(
+      std::find(kClippingNames.begin(), kClippingNames.end(), clip) - kClippingNames.begin());
+  if (result.clip == Clipping::kDeviations) {
+    result.deviations = reader.number("sd", 1e-3, 1e3, "a number from 0.001 to 1000");
+  } else if (result.clip == Clipping::kPercentile) {
+    result.percentile =
+        reader.number("percentile", 50.0 + 1e-9, 100.0, "a number above 50, at most 100");
+  }
   reader.reject_unknown_keys();
   return result;
 }
@@ -267,11 +401,74 @@ void parse_augment(ObjectReader& reader, Spec& spec) {
 }
 
 json bits_json(const Bits& bits) {
-  return {{"activations", bits.activations}, {"weights", bits.weights}};
+  json layers = json::array();
+  for (const Bits::Rule& rule : bits.layers) {
+    layers.push_back({rule.pattern, rule.bits.weights, rule.bits.activations});
+  }
+  return {{"activations", bits.activations},
+          {"first", bits.first},
+          {"gradients", bits.gradients},
+          {"last", bits.last},
+          {"layers", layers},
+          {"shortcut", bits.shortcut},
+          {"weights", bits.weights}};
 }
 
 json method_json(const Method& method) {
-  return {{"activations", method.activations}, {"weights", method.weights}};
+  json result = {{"activations", method.activations}, {"weights", method.weights}};
+  const MethodOptions& options = method.options;
+  const auto add = [&](MethodOption option, const char* key, const auto& value) {
+    if (method_has(method, option)) {
+      result[key] = value;
+    }
+  };
+  add(MethodOption::kRange, "range", options.range);
+  add(MethodOption::kGranularity, "granularity", options.granularity);
+  add(MethodOption::kEmaDecay, "ema_decay", options.ema_decay);
+  add(MethodOption::kScale, "scale", options.scale);
+  add(MethodOption::kClipInit, "clip_init", options.clip_init);
+  add(MethodOption::kClipDecay, "clip_decay", options.clip_decay);
+  return result;
+}
+
+void add_network(const NetworkChoice& network, json& document) {
+  document["model"] = network.model;
+  document["shortcut"] = network.shortcut_per_convolution ? "convolution" : "block";
+  document["bits"] = bits_json(network.bits);
+  document["method"] = method_json(network.method);
+}
+
+json distill_json(const Distillation& distill) {
+  constexpr std::array<std::string_view, 3> kRampNames = {"constant", "linear", "cosine"};
+  json result = {{"kind", "kd"},
+                 {"temperature", distill.temperature},
+                 {"temperature_end", distill.temperature_end},
+                 {"weight", distill.weight},
+                 {"weight_end", distill.weight_end},
+                 {"schedule", kRampNames[static_cast<std::size_t>(distill.ramp)]},
+                 {"self_study", distill.self_study},
+                 {"attention", distill.attention},
+                 {"hint", distill.hint},
+                 {"similarity", distill.similarity}};
+  if (distill.kind == DistillKind::kDkd) {
+    result["kind"] = "dkd";
+    result["alpha"] = distill.alpha;
+    result["beta"] = distill.beta;
+  }
+  return result;
+}
+
+json calibration_json(const Calibration& calibration) {
+  json result = {{"batches", calibration.batches},
+                 {"batch_size", calibration.batch_size},
+                 {"batch_norm", calibration.norm_batches},
+                 {"clip", kClippingNames[static_cast<std::size_t>(calibration.clip)]}};
+  if (calibration.clip == Clipping::kDeviations) {
+    result["sd"] = calibration.deviations;
+  } else if (calibration.clip == Clipping::kPercentile) {
+    result["percentile"] = calibration.percentile;
+  }
+  return result;
 }
 
 json schedule_json(const Schedule& schedule) {
@@ -306,7 +503,85 @@ std::string_view init_name(Init init) {
   BITRUNG_CHECK(!"an init without a name");
 }
 
+// The keys that only a training has.
+void parse_training(ObjectReader& reader, Spec& spec) {
+  spec.epochs = reader.integer("epochs", 1, kEpochsMax);
+  spec.batch_size = reader.integer("batch_size", 1, kBatchSizeMax);
+  spec.optimizer = parse_optimizer(reader.object("optimizer"));
+  spec.schedule = parse_schedule(reader.object("schedule"));
+  parse_augment(reader, spec);
+  if (reader.has("distill")) {
+    spec.distill = parse_distill(reader.object("distill"));
+  }
+  spec.init = parse_init(reader);
+  if (reader.has("teachers")) {
+    spec.teachers = parse_teachers(reader);
+  }
+  if (spec.init == Init::kArtifact) {
+    spec.init_artifact = reader.sha256("init_artifact");
+  }
+}
+
+void add_training(const Spec& spec, json& document) {
+  document["epochs"] = spec.epochs;
+  document["batch_size"] = spec.batch_size;
+  document["optimizer"] = {{"kind", "sgd"},
+                           {"learning_rate", spec.optimizer.learning_rate},
+                           {"momentum", spec.optimizer.momentum},
+                           {"nesterov", spec.optimizer.nesterov},
+                           {"weight_decay", spec.optimizer.weight_decay}};
+  document["schedule"] = schedule_json(spec.schedule);
+  json augment = json::array();
+  if (spec.augment_crop) {
+    augment.push_back("crop");
+  }
+  if (spec.augment_flip) {
+    augment.push_back("flip");
+  }
+  document["augment"] = augment;
+  if (spec.distill) {
+    document["distill"] = distill_json(*spec.distill);
+  }
+  document["init"] = init_name(spec.init);
+  if (!spec.teachers.empty()) {
+    json teachers = json::array();
+    for (const OutsideTeacher& teacher : spec.teachers) {
+      json entry = {{"artifact", teacher.artifact}};
+      add_network(teacher.network, entry);
+      teachers.push_back(entry);
+    }
+    document["teachers"] = teachers;
+  }
+  if (spec.init == Init::kArtifact) {
+    document["init_artifact"] = spec.init_artifact;
+  }
+}
+
 }  // namespace
+
+LayerBits Bits::of(std::string_view layer, LayerRole role) const {
+  LayerBits result;
+  switch (role) {
+    case LayerRole::kFirst:
+      result = {first, kFullPrecision};
+      break;
+    case LayerRole::kInner:
+      result = {weights, activations};
+      break;
+    case LayerRole::kShortcut:
+      result = {shortcut, kFullPrecision};
+      break;
+    case LayerRole::kLast:
+      result = {last, last};
+      break;
+  }
+  for (const Rule& rule : layers) {
+    if (matches(rule.pattern, layer)) {
+      result = rule.bits;
+    }
+  }
+  return result;
+}
 
 Spec parse_spec(std::string_view text, NumericsRule rule) {
   json document;
@@ -317,7 +592,8 @@ Spec parse_spec(std::string_view text, NumericsRule rule) {
   }
   ObjectReader reader(document, "");
   Spec spec;
-  reader.one_of("kind", std::array<std::string_view, 1>{"train"});
+  const std::string kind = reader.one_of("kind", kKinds);
+  spec.kind = static_cast<Kind>(std::find(kKinds.begin(), kKinds.end(), kind) - kKinds.begin());
   const std::int64_t numerics =
       reader.integer("numerics", 0, std::numeric_limits<std::int64_t>::max());
   if (rule == NumericsRule::kMustBeOurs && numerics != kNumerics) {
@@ -325,97 +601,59 @@ Spec parse_spec(std::string_view text, NumericsRule rule) {
                     std::to_string(kNumerics) +
                     "; give the job to a worker of that version or submit it again");
   }
-  spec.model = reader.one_of("model", kModels);
+  spec.network = parse_network(reader);
   spec.dataset = reader.one_of("dataset", kDatasets);
   if (spec.dataset == "synthetic") {
     spec.synthetic = parse_synthetic(reader.object("synthetic"));
   }
   spec.train_images = reader.integer("train_images", 0, kImagesMax);
-  spec.method = parse_method(reader.object("method"));
-  spec.bits = parse_bits(reader.object("bits"));
-  spec.epochs = reader.integer("epochs", 1, kEpochsMax);
-  spec.batch_size = reader.integer("batch_size", 1, kBatchSizeMax);
   spec.seed = reader.unsigned_integer("seed");
-  spec.optimizer = parse_optimizer(reader.object("optimizer"));
-  spec.schedule = parse_schedule(reader.object("schedule"));
-  parse_augment(reader, spec);
   spec.validation = reader.integer("validation", 0, kImagesMax);
-  if (reader.has("distill")) {
-    spec.distill = parse_distill(reader.object("distill"));
-  }
-  spec.init = parse_init(reader);
-  if (reader.has("teacher")) {
-    spec.teacher = parse_teacher(reader.object("teacher"));
-  }
-  if (spec.init == Init::kArtifact) {
-    spec.init_artifact = reader.sha256("init_artifact");
+  switch (spec.kind) {
+    case Kind::kTrain:
+      parse_training(reader, spec);
+      break;
+    case Kind::kQuantize:
+      spec.calibration = parse_calibration(reader.object("calibration"));
+      break;
+    case Kind::kEvaluate:
+      break;
   }
   reader.reject_unknown_keys();
   return spec;
 }
 
 std::string canonical_spec(const Spec& spec) {
-  json augment = json::array();
-  if (spec.augment_crop) {
-    augment.push_back("crop");
-  }
-  if (spec.augment_flip) {
-    augment.push_back("flip");
-  }
   // nlohmann::json keeps objects sorted by key and prints doubles in their shortest exact form.
   json document = {
-      {"kind", "train"},
+      {"kind", kKinds[static_cast<std::size_t>(spec.kind)]},
       {"numerics", kNumerics},
-      {"model", spec.model},
       {"dataset", spec.dataset},
       {"train_images", spec.train_images},
-      {"method", method_json(spec.method)},
-      {"bits", bits_json(spec.bits)},
-      {"epochs", spec.epochs},
-      {"batch_size", spec.batch_size},
       {"seed", spec.seed},
-      {"optimizer",
-       {{"kind", "sgd"},
-        {"learning_rate", spec.optimizer.learning_rate},
-        {"momentum", spec.optimizer.momentum},
-        {"nesterov", spec.optimizer.nesterov},
-        {"weight_decay", spec.optimizer.weight_decay}}},
-      {"schedule", schedule_json(spec.schedule)},
-      {"augment", augment},
       {"validation", spec.validation},
-      {"init", init_name(spec.init)},
   };
+  add_network(spec.network, document);
   if (spec.synthetic) {
     document["synthetic"] = {{"seed", spec.synthetic->seed},
                              {"train_images", spec.synthetic->train_images},
                              {"test_images", spec.synthetic->test_images}};
   }
-  if (spec.distill) {
-    document["distill"] = {{"kind", "kd"},
-                           {"temperature", spec.distill->temperature},
-                           {"weight", spec.distill->weight}};
-  }
-  if (spec.teacher) {
-    document["teacher"] = {{"artifact", spec.teacher->artifact},
-                           {"model", spec.teacher->model},
-                           {"bits", bits_json(spec.teacher->bits)},
-                           {"method", method_json(spec.teacher->method)}};
-  }
-  if (spec.init == Init::kArtifact) {
-    document["init_artifact"] = spec.init_artifact;
+  switch (spec.kind) {
+    case Kind::kTrain:
+      add_training(spec, document);
+      break;
+    case Kind::kQuantize:
+      document["calibration"] = calibration_json(spec.calibration);
+      break;
+    case Kind::kEvaluate:
+      break;
   }
   return document.dump();
 }
 
 int class_count(std::string_view dataset) {
   return dataset == "cifar100" ? 100 : 10;
-}
-
-int blocks_per_stage(std::string_view model) {
-  if (std::find(kModels.begin(), kModels.end(), model) == kModels.end()) {
-    return 0;
-  }
-  return (std::stoi(std::string(model.substr(6))) - 2) / 6;
 }
 
 }  // namespace bitrung::train

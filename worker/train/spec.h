@@ -11,21 +11,59 @@
 #include <string_view>
 #include <vector>
 
+#include "worker/train/nn/architecture.h"
+#include "worker/train/quant/methods.h"
+
 namespace bitrung::train {
 
 // Rises whenever equal specs may give other numbers than before. Part of every job's identity.
-inline constexpr std::int64_t kNumerics = 1;
+inline constexpr std::int64_t kNumerics = 2;
 
-struct Bits {
+// What a job does.
+enum class Kind { kTrain, kQuantize, kEvaluate };
+
+// Bits of the weights of a layer and of what it computes with.
+struct LayerBits {
   int weights = 32;
   int activations = 32;
+  bool operator==(const LayerBits&) const = default;
+};
+
+// Bits of a network: 1 to 8, 16 or 32 (not quantized) each.
+struct Bits {
+  struct Rule {
+    std::string pattern;  // matches() of nn/architecture.h.
+    LayerBits bits;
+    bool operator==(const Rule&) const = default;
+  };
+
+  int weights = 32;  // Of inner layers.
+  int activations = 32;
+  int first = 32;            // Weights of the first layer.
+  int shortcut = 32;         // Weights of the shortcuts' convolutions.
+  int last = 32;             // Weights and input of the last layer.
+  int gradients = 32;        // Of the gradient that enters each quantized layer from above.
+  std::vector<Rule> layers;  // Of the layers they match; the last one that matches counts.
+
+  // Of one layer of a network.
+  LayerBits of(std::string_view layer, LayerRole role) const;
   bool operator==(const Bits&) const = default;
 };
 
 struct Method {
   std::string weights = "dorefa";
   std::string activations = "dorefa";
+  MethodOptions options;  // Those that neither method has keep their defaults.
   bool operator==(const Method&) const = default;
+};
+
+// Everything that decides which tensors a network has.
+struct NetworkChoice {
+  std::string model = "resnet20";
+  bool shortcut_per_convolution = false;
+  Bits bits;
+  Method method;
+  bool operator==(const NetworkChoice&) const = default;
 };
 
 struct SyntheticOptions {
@@ -51,9 +89,26 @@ struct Schedule {
   std::int64_t warmup_epochs = 0;
 };
 
+enum class DistillKind { kKd, kDkd };
+
+// How a value goes from its start to its end over a training.
+enum class Ramp { kConstant, kLinear, kCosine };
+
 struct Distillation {
+  DistillKind kind = DistillKind::kKd;
   double temperature = 1.0;
+  double temperature_end = 1.0;
   double weight = 0.5;
+  double weight_end = 0.5;
+  Ramp ramp = Ramp::kConstant;
+  double self_study = 0.0;  // Share of the epochs at the start without a teacher.
+  double alpha = 1.0;       // Of kDkd: weight of the target class's part,
+  double beta = 8.0;        // and of the other classes' part.
+  double attention = 0.0;   // Weights of further losses; 0 for none.
+  double hint = 0.0;
+  double similarity = 0.0;
+
+  bool uses_features() const { return attention > 0.0 || hint > 0.0 || similarity > 0.0; }
 };
 
 enum class Init { kScratch, kTeacher, kJob, kArtifact };
@@ -61,30 +116,42 @@ enum class Init { kScratch, kTeacher, kJob, kArtifact };
 // Says what an outside teacher's file holds.
 struct OutsideTeacher {
   std::string artifact;  // SHA-256 in lower-case hexadecimal digits.
-  std::string model;
-  Bits bits;
-  Method method;
+  NetworkChoice network;
+};
+
+enum class Clipping { kMinMax, kAverage, kDeviations, kPercentile, kAciqGauss, kAciqLaplace };
+
+// Of a post-training quantization.
+struct Calibration {
+  std::int64_t batches = 10;
+  std::int64_t batch_size = 128;
+  Clipping clip = Clipping::kMinMax;
+  double deviations = 3.0;        // Only for kDeviations.
+  double percentile = 99.9;       // Only for kPercentile.
+  std::int64_t norm_batches = 0;  // That re-estimate batch normalisations; 0 leaves them.
 };
 
 struct Spec {
-  std::string model = "resnet20";
+  Kind kind = Kind::kTrain;
+  NetworkChoice network;
   std::string dataset = "cifar10";
   std::optional<SyntheticOptions> synthetic;  // Set exactly when dataset is "synthetic".
   std::int64_t train_images = 0;              // 0: all.
-  Method method;
-  Bits bits;
+  std::uint64_t seed = 0;
+  std::int64_t validation = 0;
+  // Of kTrain only.
   std::int64_t epochs = 1;
   std::int64_t batch_size = 128;
-  std::uint64_t seed = 0;
   OptimizerOptions optimizer;
   Schedule schedule;
   bool augment_crop = false;
   bool augment_flip = false;
-  std::int64_t validation = 0;
   std::optional<Distillation> distill;
   Init init = Init::kScratch;
-  std::optional<OutsideTeacher> teacher;
+  std::vector<OutsideTeacher> teachers;
   std::string init_artifact;  // Set exactly when init is kArtifact.
+  // Of kQuantize only.
+  Calibration calibration;
 };
 
 // A spec to train by must be of this trainer's numerics; the one inside a checkpoint only says
@@ -100,9 +167,5 @@ std::string canonical_spec(const Spec& spec);
 
 // Number of classes of a data set that parse_spec accepts: 10, or 100 for cifar100.
 int class_count(std::string_view dataset);
-
-// Blocks in each of the three stages of a model that parse_spec accepts: (depth - 2) / 6; 0 for an
-// unknown name.
-int blocks_per_stage(std::string_view model);
 
 }  // namespace bitrung::train

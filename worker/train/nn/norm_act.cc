@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "db/base/check.h"
+#include "worker/train/failure.h"
 #include "worker/train/nn/norm_kernels.h"
 
 namespace bitrung::train {
@@ -68,6 +70,12 @@ Statistics batch_statistics(const float* x, std::int64_t rows, std::int64_t chan
         add_shifted_sums(x + first * channels, count, static_cast<int>(channels), shift.data(), s,
                          q);
       });
+  for (const double value : sum) {
+    if (!std::isfinite(value)) {
+      throw Failure(FailureClass::kDiverged,
+                    "the input of " + norm.name + " holds NaN or infinite values");
+    }
+  }
   Statistics result;
   float* const running_mean = norm.running_mean.data_ptr<float>();
   float* const running_var = norm.running_var.data_ptr<float>();
@@ -139,10 +147,23 @@ std::vector<float> to_vector(const at::Tensor& tensor) {
   return {tensor.data_ptr<float>(), tensor.data_ptr<float>() + tensor.numel()};
 }
 
+Passage passage_of(const UnitGrid& grid) {
+  switch (grid.rounding) {
+    case UnitGrid::Rounding::kLinear:
+      return Passage::kEverywhere;
+    case UnitGrid::Rounding::kNone:
+      return Passage::kAboveZero;
+    case UnitGrid::Rounding::kNearest:
+    case UnitGrid::Rounding::kSign:
+      return Passage::kUnitInterval;
+  }
+  BITRUNG_CHECK(!"a rounding without a passage");
+}
+
 // Batch normalisation with batch statistics, ReLU and the grid, and the gradient of the three
 // together:
-//   z = scale x + offset, g = dy where 0 < z <= 1 (no grid: 0 < z), n rows, h = (x - mean) /
-//   deviation dbias = sum g, dweight = sum g h, dx = scale (g - dbias / n - h dweight / n)
+//   z = scale x + offset, g = dy where it passes, n rows, h = (x - mean) / deviation
+//   dbias = sum g, dweight = sum g h, dx = scale (g - dbias / n - h dweight / n)
 class NormActivation : public Function<NormActivation> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
@@ -151,7 +172,7 @@ class NormActivation : public Function<NormActivation> {
         batch_statistics(x.data_ptr<float>(), x.numel() / x.size(1), x.size(1), *norm);
     context->save_for_backward(
         {x, weight, bias, to_tensor(statistics.mean), to_tensor(statistics.inverse_deviation)});
-    context->saved_data["has_upper_bound"] = grid.rounding != UnitGrid::Rounding::kNone;
+    context->saved_data["passage"] = static_cast<std::int64_t>(passage_of(grid));
     return apply_affine(x, affine_of(statistics, weight, bias), grid);
   }
 
@@ -162,7 +183,7 @@ class NormActivation : public Function<NormActivation> {
     const Statistics statistics{to_vector(saved[3]), to_vector(saved[4])};
     const Affine affine = affine_of(statistics, saved[1], saved[2]);
     const NormForward forward{affine.scale.data(), affine.offset.data(), statistics.mean.data(),
-                              context->saved_data["has_upper_bound"].toBool()};
+                              static_cast<Passage>(context->saved_data["passage"].toInt())};
     const std::int64_t channels = x.size(1);
     const std::int64_t rows = x.numel() / channels;
     const float* const x_data = x.data_ptr<float>();
@@ -198,38 +219,58 @@ class NormActivation : public Function<NormActivation> {
   }
 };
 
-bool has_fast_path(const at::Tensor& x, const ActivationQuantizer& quantizer, bool training) {
+bool has_fast_path(const at::Tensor& x, const Pass& pass) {
   return x.device().is_cpu() && x.scalar_type() == at::kFloat && x.dim() == 4 &&
          has_norm_kernel(x.size(1)) && x.is_contiguous(at::MemoryFormat::ChannelsLast) &&
-         quantizer.unit_grid().has_value() &&
          // With fixed statistics only the forward pass is here.
-         (training || !at::GradMode::is_enabled());
+         (pass.uses_batch_statistics() || !at::GradMode::is_enabled());
 }
 
-}  // namespace
-
-at::Tensor norm_relu_quantize_reference(const at::Tensor& x, BatchNorm& norm,
-                                        ActivationQuantizer& quantizer, bool training) {
-  if (training) {
-    norm.num_batches_tracked.add_(1);
-  }
-  const at::Tensor normal =
-      at::batch_norm(x, norm.weight, norm.bias, norm.running_mean, norm.running_var, training,
-                     kMomentum, kEpsilon, /*cudnn_enabled=*/true);
-  return quantizer.quantize(at::relu(normal));
-}
-
-at::Tensor norm_relu_quantize(const at::Tensor& x, BatchNorm& norm, ActivationQuantizer& quantizer,
-                              bool training) {
-  if (!has_fast_path(x, quantizer, training)) {
-    return norm_relu_quantize_reference(x, norm, quantizer, training);
-  }
-  const UnitGrid grid = *quantizer.unit_grid();
-  if (!training) {
+at::Tensor normalize_fast(const at::Tensor& x, BatchNorm& norm, const UnitGrid& grid,
+                          const Pass& pass) {
+  if (!pass.uses_batch_statistics()) {
     return apply_affine(x, affine_of(running_statistics(norm), norm.weight, norm.bias), grid);
   }
   norm.num_batches_tracked.add_(1);
   return NormActivation::apply(x, norm.weight, norm.bias, &norm, grid);
+}
+
+at::Tensor normalize_reference(const at::Tensor& x, BatchNorm& norm, bool relu, const Pass& pass) {
+  if (pass.uses_batch_statistics()) {
+    if (x.device().is_cpu()) {  // Elsewhere the check would make the device wait.
+      require_finite(x, "the input of " + norm.name);
+    }
+    norm.num_batches_tracked.add_(1);
+  }
+  const at::Tensor normal =
+      at::batch_norm(x, norm.weight, norm.bias, norm.running_mean, norm.running_var,
+                     pass.uses_batch_statistics(), kMomentum, kEpsilon, /*cudnn_enabled=*/true);
+  return relu ? at::relu(normal) : normal;
+}
+
+}  // namespace
+
+at::Tensor normalize(const at::Tensor& x, BatchNorm& norm, bool relu, const Pass& pass) {
+  if (!has_fast_path(x, pass)) {
+    return normalize_reference(x, norm, relu, pass);
+  }
+  const UnitGrid grid{relu ? UnitGrid::Rounding::kNone : UnitGrid::Rounding::kLinear, 0.0F};
+  return normalize_fast(x, norm, grid, pass);
+}
+
+at::Tensor norm_activate(const at::Tensor& x, BatchNorm& norm, ActivationQuantizer& quantizer,
+                         const Pass& pass) {
+  const bool relu = quantizer.takes_relu();
+  const std::optional<UnitGrid> grid = quantizer.unit_grid();
+  if (relu && grid && has_fast_path(x, pass)) {
+    return normalize_fast(x, norm, *grid, pass);
+  }
+  return quantizer.quantize(normalize(x, norm, relu, pass), pass);
+}
+
+at::Tensor norm_activate_reference(const at::Tensor& x, BatchNorm& norm,
+                                   ActivationQuantizer& quantizer, const Pass& pass) {
+  return quantizer.quantize(normalize_reference(x, norm, quantizer.takes_relu(), pass), pass);
 }
 
 }  // namespace bitrung::train

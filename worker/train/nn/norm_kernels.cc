@@ -56,6 +56,9 @@ BITRUNG_INLINE float on_grid(float value, float levels) {
   if constexpr (kRounding == UnitGrid::Rounding::kSign) {
     return value > 0.0F ? 1.0F : (value <= 0.0F ? 0.0F : value);
   }
+  if constexpr (kRounding == UnitGrid::Rounding::kLinear) {
+    return value;
+  }
   const float rectified = value < 0.0F ? 0.0F : value;
   if constexpr (kRounding == UnitGrid::Rounding::kNone) {
     return rectified;
@@ -74,13 +77,17 @@ BITRUNG_INLINE void activations(const float* x, std::int64_t rows, const float* 
   }
 }
 
-template <bool kHasUpperBound>
+template <Passage kPassage>
 BITRUNG_INLINE float passed(float value, float gradient) {
-  const bool passes = kHasUpperBound ? (value > 0.0F) & (value <= 1.0F) : value > 0.0F;
+  if constexpr (kPassage == Passage::kEverywhere) {
+    return gradient;
+  }
+  const bool passes =
+      kPassage == Passage::kUnitInterval ? (value > 0.0F) & (value <= 1.0F) : value > 0.0F;
   return passes ? gradient : 0.0F;
 }
 
-template <int kChannels, bool kHasUpperBound>
+template <int kChannels, Passage kPassage>
 BITRUNG_INLINE void gradient_sums(const float* x, const float* dy, std::int64_t rows,
                                   const NormForward& forward, double* sum, double* sum_with_x) {
   for (std::int64_t first = 0; first < rows; first += kRowsPerPartialSum) {
@@ -95,7 +102,7 @@ BITRUNG_INLINE void gradient_sums(const float* x, const float* dy, std::int64_t 
         const float* const values = x + row * kChannels + group;
         const float* const gradients = dy + row * kChannels + group;
         for (int c = 0; c < kGroup; ++c) {
-          const float g = passed<kHasUpperBound>(scale[c] * values[c] + offset[c], gradients[c]);
+          const float g = passed<kPassage>(scale[c] * values[c] + offset[c], gradients[c]);
           s[static_cast<std::size_t>(c)] += g;
           p[static_cast<std::size_t>(c)] += g * (values[c] - mean[c]);
         }
@@ -108,7 +115,7 @@ BITRUNG_INLINE void gradient_sums(const float* x, const float* dy, std::int64_t 
   }
 }
 
-template <int kChannels, bool kHasUpperBound>
+template <int kChannels, Passage kPassage>
 BITRUNG_INLINE void input_gradients(const float* x, const float* dy, std::int64_t rows,
                                     const NormForward& forward, const float* slope,
                                     const float* constant, float* dx) {
@@ -117,7 +124,7 @@ BITRUNG_INLINE void input_gradients(const float* x, const float* dy, std::int64_
   const float* const mean = forward.mean;
   for (std::int64_t row = 0; row < rows; ++row, x += kChannels, dy += kChannels, dx += kChannels) {
     for (int c = 0; c < kChannels; ++c) {
-      const float g = passed<kHasUpperBound>(scale[c] * x[c] + offset[c], dy[c]);
+      const float g = passed<kPassage>(scale[c] * x[c] + offset[c], dy[c]);
       dx[c] = scale[c] * g + (slope[c] * (x[c] - mean[c]) + constant[c]);
     }
   }
@@ -130,8 +137,10 @@ BITRUNG_INLINE void shifted_sums_any(const float* x, std::int64_t rows, int chan
       return shifted_sums<16>(x, rows, shift, sum, sum_of_squares);
     case 32:
       return shifted_sums<32>(x, rows, shift, sum, sum_of_squares);
-    default:
+    case 64:
       return shifted_sums<64>(x, rows, shift, sum, sum_of_squares);
+    default:
+      return shifted_sums<128>(x, rows, shift, sum, sum_of_squares);
   }
 }
 
@@ -142,6 +151,9 @@ BITRUNG_INLINE void activations_on(const UnitGrid& grid, const float* x, std::in
     case UnitGrid::Rounding::kNone:
       return activations<kChannels, UnitGrid::Rounding::kNone>(x, rows, scale, offset, grid.levels,
                                                                y);
+    case UnitGrid::Rounding::kLinear:
+      return activations<kChannels, UnitGrid::Rounding::kLinear>(x, rows, scale, offset,
+                                                                 grid.levels, y);
     case UnitGrid::Rounding::kNearest:
       return activations<kChannels, UnitGrid::Rounding::kNearest>(x, rows, scale, offset,
                                                                   grid.levels, y);
@@ -159,36 +171,74 @@ BITRUNG_INLINE void activations_any(const float* x, std::int64_t rows, int chann
       return activations_on<16>(grid, x, rows, scale, offset, y);
     case 32:
       return activations_on<32>(grid, x, rows, scale, offset, y);
-    default:
+    case 64:
       return activations_on<64>(grid, x, rows, scale, offset, y);
+    default:
+      return activations_on<128>(grid, x, rows, scale, offset, y);
   }
 }
 
-template <bool kHasUpperBound>
+template <Passage kPassage>
 BITRUNG_INLINE void gradient_sums_any(const float* x, const float* dy, std::int64_t rows,
                                       int channels, const NormForward& forward, double* sum,
                                       double* sum_with_x) {
   switch (channels) {
     case 16:
-      return gradient_sums<16, kHasUpperBound>(x, dy, rows, forward, sum, sum_with_x);
+      return gradient_sums<16, kPassage>(x, dy, rows, forward, sum, sum_with_x);
     case 32:
-      return gradient_sums<32, kHasUpperBound>(x, dy, rows, forward, sum, sum_with_x);
+      return gradient_sums<32, kPassage>(x, dy, rows, forward, sum, sum_with_x);
+    case 64:
+      return gradient_sums<64, kPassage>(x, dy, rows, forward, sum, sum_with_x);
     default:
-      return gradient_sums<64, kHasUpperBound>(x, dy, rows, forward, sum, sum_with_x);
+      return gradient_sums<128, kPassage>(x, dy, rows, forward, sum, sum_with_x);
   }
 }
 
-template <bool kHasUpperBound>
+template <Passage kPassage>
 BITRUNG_INLINE void input_gradients_any(const float* x, const float* dy, std::int64_t rows,
                                         int channels, const NormForward& forward,
                                         const float* slope, const float* constant, float* dx) {
   switch (channels) {
     case 16:
-      return input_gradients<16, kHasUpperBound>(x, dy, rows, forward, slope, constant, dx);
+      return input_gradients<16, kPassage>(x, dy, rows, forward, slope, constant, dx);
     case 32:
-      return input_gradients<32, kHasUpperBound>(x, dy, rows, forward, slope, constant, dx);
+      return input_gradients<32, kPassage>(x, dy, rows, forward, slope, constant, dx);
+    case 64:
+      return input_gradients<64, kPassage>(x, dy, rows, forward, slope, constant, dx);
     default:
-      return input_gradients<64, kHasUpperBound>(x, dy, rows, forward, slope, constant, dx);
+      return input_gradients<128, kPassage>(x, dy, rows, forward, slope, constant, dx);
+  }
+}
+
+BITRUNG_INLINE void gradient_sums_with(const float* x, const float* dy, std::int64_t rows,
+                                       int channels, const NormForward& forward, double* sum,
+                                       double* sum_with_x) {
+  switch (forward.passage) {
+    case Passage::kEverywhere:
+      return gradient_sums_any<Passage::kEverywhere>(x, dy, rows, channels, forward, sum,
+                                                     sum_with_x);
+    case Passage::kAboveZero:
+      return gradient_sums_any<Passage::kAboveZero>(x, dy, rows, channels, forward, sum,
+                                                    sum_with_x);
+    case Passage::kUnitInterval:
+      return gradient_sums_any<Passage::kUnitInterval>(x, dy, rows, channels, forward, sum,
+                                                       sum_with_x);
+  }
+}
+
+BITRUNG_INLINE void input_gradients_with(const float* x, const float* dy, std::int64_t rows,
+                                         int channels, const NormForward& forward,
+                                         const float* slope, const float* constant, float* dx) {
+  switch (forward.passage) {
+    case Passage::kEverywhere:
+      return input_gradients_any<Passage::kEverywhere>(x, dy, rows, channels, forward, slope,
+                                                       constant, dx);
+    case Passage::kAboveZero:
+      return input_gradients_any<Passage::kAboveZero>(x, dy, rows, channels, forward, slope,
+                                                      constant, dx);
+    case Passage::kUnitInterval:
+      return input_gradients_any<Passage::kUnitInterval>(x, dy, rows, channels, forward, slope,
+                                                         constant, dx);
   }
 }
 
@@ -216,16 +266,12 @@ struct Kernels {
   attribute void name##_gradient_sums(const float* x, const float* dy, std::int64_t rows,          \
                                       int channels, const NormForward& forward, double* sum,       \
                                       double* sum_with_x) {                                        \
-    forward.has_upper_bound                                                                        \
-        ? gradient_sums_any<true>(x, dy, rows, channels, forward, sum, sum_with_x)                 \
-        : gradient_sums_any<false>(x, dy, rows, channels, forward, sum, sum_with_x);               \
+    gradient_sums_with(x, dy, rows, channels, forward, sum, sum_with_x);                           \
   }                                                                                                \
   attribute void name##_input_gradients(const float* x, const float* dy, std::int64_t rows,        \
                                         int channels, const NormForward& forward,                  \
                                         const float* slope, const float* constant, float* dx) {    \
-    forward.has_upper_bound                                                                        \
-        ? input_gradients_any<true>(x, dy, rows, channels, forward, slope, constant, dx)           \
-        : input_gradients_any<false>(x, dy, rows, channels, forward, slope, constant, dx);         \
+    input_gradients_with(x, dy, rows, channels, forward, slope, constant, dx);                     \
   }                                                                                                \
   constexpr Kernels name##_kernels = {name##_shifted_sums, name##_activations,                     \
                                       name##_gradient_sums, name##_input_gradients};

@@ -1,86 +1,48 @@
 // Pre-activation ResNet for 32 x 32 images (He et al. 2016, arXiv 1603.05027) with quantized
 // blocks.
 //
-// Quantized are the weights of each 3 x 3 convolution inside a block and the output of each batch
-// normalisation and ReLU in front of one. Not quantized: the first convolution, the 1 x 1
-// down-sampling convolutions (they do see the quantized activation), the final normalisation and
-// ReLU, the linear layer and the residual sum. No convolution has a bias. Tensor names are those of
-// the reference network's state_dict in PyTorch.
-//
-// Owned by the thread that trains it. No torch::nn module: plain tensors, so that the names, the
-// order and the random numbers are decided here and not by a LibTorch version.
+// Quantized to "bits" are the weights of each convolution inside a block and the output of each
+// normalisation and ReLU in front of one; the first convolution, the 1 x 1 down-sampling
+// convolutions and the linear layer have bits of their own, 32 by default. The residual sum is
+// never quantized. A block's shortcut spans both its convolutions and, where the shape changes,
+// sees the block's quantized activation; or each convolution has a shortcut of its own (Liu et al.
+// 2018, arXiv 1808.00278), which sees real values: averages of 2 x 2 pixels where the shape
+// changes. A bottleneck block is 1 x 1, 3 x 3 (with the stride) and 1 x 1, four times as wide at
+// its end.
 #pragma once
 
-#include <cstdint>
-#include <memory>
-#include <string>
-#include <vector>
-
-#include "worker/train/nn/norm_act.h"
-#include "worker/train/quant/quantizer.h"
-#include "worker/train/spec.h"
-#include "worker/train/torch_compat.h"
+#include "worker/train/nn/network.h"
 
 namespace bitrung::train {
 
-struct NetworkShape {
-  std::string model;  // "resnet8" to "resnet110".
-  int classes = 10;
-  Bits bits;
-  Method method;
-};
-
-class ResNet {
+class ResNet : public Network {
  public:
-  // Initial convolution weights are N(0, 2 / (k^2 c_out)) (standard deviation its square root), the
-  // linear layer's weights and bias uniform in +-1/sqrt(64) as PyTorch's default, batch
-  // normalisation 1 and 0. Drawn from streams of (seed, tensor name), so that equal layers of
-  // different networks begin equal.
-  ResNet(const NetworkShape& shape, std::uint64_t seed, const at::Device& device);
+  ResNet(const NetworkShape& shape, std::uint64_t seed, const at::TensorOptions& options);
 
-  // images: (N,3,32,32) float, channels_last on the CPU; result: (N,classes) logits. `training`
-  // chooses batch statistics and updates the running ones.
-  at::Tensor forward(const at::Tensor& images, bool training);
-
-  const NetworkShape& shape() const { return shape_; }
-  // In the order of state_dict. The tensors are the network's own: writing to them changes it.
-  const std::vector<NamedTensor>& parameters() const { return parameters_; }
-  const std::vector<NamedTensor>& state() const { return state_; }  // Parameters and buffers.
+  // The stages of `taps` are the outputs of layer1, layer2 and layer3.
+  using Network::forward;
+  at::Tensor forward(const at::Tensor& images, const Pass& pass, const Taps& taps) override;
 
  private:
+  // One normalisation and the convolution behind it.
+  struct Unit {
+    BatchNorm norm;
+    Layer* convolution = nullptr;
+  };
   struct Block {
-    BatchNorm bn1;
-    at::Tensor conv1;  // (cout,cin,3,3)
-    BatchNorm bn2;
-    at::Tensor conv2;       // (cout,cout,3,3)
-    at::Tensor downsample;  // (cout,cin,1,1), undefined where the shape stays.
-    std::int64_t stride = 1;
-    std::unique_ptr<ActivationQuantizer> act1;
-    std::unique_ptr<ActivationQuantizer> act2;
-    std::unique_ptr<WeightQuantizer> weights1;
-    std::unique_ptr<WeightQuantizer> weights2;
+    std::vector<Unit> units;      // Two, or three of a bottleneck.
+    Layer* downsample = nullptr;  // Where the shape changes.
   };
 
-  at::Tensor add_parameter(const std::string& name, at::Tensor value);
-  void add_buffer(const std::string& name, const at::Tensor& value);
-  at::Tensor add_convolution(const std::string& name, std::int64_t out, std::int64_t in,
-                             std::int64_t side);
-  BatchNorm add_norm(const std::string& name, std::int64_t channels);
-  void add_quantizer_state(const std::string& name, const QuantizerState& quantizer);
-  Block add_block(const std::string& name, std::int64_t in, std::int64_t out, std::int64_t stride);
-  static at::Tensor forward_block(Block& block, const at::Tensor& x, bool training);
+  Block make_block(const std::string& name, int units, bool changes_shape);
+  at::Tensor forward_block(Block& block, const at::Tensor& x, const Pass& pass, const Taps& taps);
+  at::Tensor forward_convolutionwise(Block& block, const at::Tensor& x, const Pass& pass,
+                                     const Taps& taps);
 
-  NetworkShape shape_;
-  std::uint64_t seed_;
-  at::Device device_;
-  std::vector<NamedTensor> parameters_;
-  std::vector<NamedTensor> state_;
-  at::Tensor conv1_;  // (16,3,3,3)
-  std::vector<Block> blocks_;
+  Layer* first_ = nullptr;
+  std::vector<std::vector<Block>> stages_;
   BatchNorm bn_;
-  std::unique_ptr<ActivationQuantizer> unquantized_;
-  at::Tensor fc_weight_;  // (classes,64)
-  at::Tensor fc_bias_;    // (classes)
+  Layer* last_ = nullptr;
 };
 
 }  // namespace bitrung::train

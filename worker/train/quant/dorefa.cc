@@ -2,7 +2,7 @@
 
 #include <limits>
 
-#include "db/base/check.h"
+#include "worker/train/quant/levels.h"
 
 namespace bitrung::train {
 
@@ -11,12 +11,6 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
-
-constexpr int kFullPrecisionBits = 32;
-
-double level_count(int bits) {
-  return static_cast<double>((std::int64_t{1} << bits) - 1);
-}
 
 class WeightFunction : public Function<WeightFunction> {
  public:
@@ -69,12 +63,24 @@ class DorefaWeights : public WeightQuantizer {
  public:
   explicit DorefaWeights(int bits) : bits_(bits) {}
 
-  at::Tensor quantize(const at::Tensor& w) override {
+  at::Tensor quantize(const at::Tensor& w, const Pass&) override {
     if (bits_ == kFullPrecisionBits) {
       return w;
     }
     return bits_ == 1 ? BinaryWeightFunction::apply(w)
                       : WeightFunction::apply(w, level_count(bits_));
+  }
+
+  std::optional<Grid> grid(const at::Tensor& w) override {
+    if (bits_ == kFullPrecisionBits) {
+      return std::nullopt;
+    }
+    const at::NoGradGuard no_grad;
+    if (bits_ == 1) {
+      return Grid{w.abs().mean() * 2.0, scalar_tensor(0.5), {}};
+    }
+    const double n = level_count(bits_);
+    return Grid{at::tanh(w).abs().max() * (2.0 / n), scalar_tensor(n / 2.0), {}};
   }
 
  private:
@@ -85,8 +91,15 @@ class DorefaActivations : public ActivationQuantizer {
  public:
   explicit DorefaActivations(int bits) : bits_(bits) {}
 
-  at::Tensor quantize(const at::Tensor& x) override {
+  at::Tensor quantize(const at::Tensor& x, const Pass&) override {
     return bits_ == kFullPrecisionBits ? x : ActivationFunction::apply(x, level_count(bits_));
+  }
+
+  std::optional<Grid> grid() override {
+    if (bits_ == kFullPrecisionBits) {
+      return std::nullopt;
+    }
+    return Grid{scalar_tensor(1.0 / level_count(bits_)), scalar_tensor(0.0), {}};
   }
 
   std::optional<UnitGrid> unit_grid() const override {
@@ -103,21 +116,15 @@ class DorefaActivations : public ActivationQuantizer {
   int bits_;
 };
 
-bool is_supported(int bits) {
-  return (bits >= 1 && bits <= 8) || bits == 16 || bits == kFullPrecisionBits;
-}
-
 }  // namespace
 
 MethodEntry dorefa_method() {
   return {"dorefa",
-          [](int bits) -> std::unique_ptr<WeightQuantizer> {
-            BITRUNG_CHECK(is_supported(bits));
-            return std::make_unique<DorefaWeights>(bits);
+          [](const QuantizerSite& site) -> std::unique_ptr<WeightQuantizer> {
+            return std::make_unique<DorefaWeights>(site.bits);
           },
-          [](int bits) -> std::unique_ptr<ActivationQuantizer> {
-            BITRUNG_CHECK(is_supported(bits));
-            return std::make_unique<DorefaActivations>(bits);
+          [](const QuantizerSite& site) -> std::unique_ptr<ActivationQuantizer> {
+            return std::make_unique<DorefaActivations>(site.bits);
           }};
 }
 

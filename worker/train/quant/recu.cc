@@ -1,9 +1,11 @@
 #include "worker/train/quant/recu.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
 #include "worker/train/quant/levels.h"
+#include "worker/train/quant/sign_kernels.h"
 #include "worker/train/quant/sign_levels.h"
 
 namespace bitrung::train {
@@ -115,13 +117,6 @@ class RecuWeights : public WeightQuantizer {
   at::Tensor tau_;           // ()
 };
 
-// The values of each sample in one row, in any order: a view where x is dense.
-at::Tensor sample_rows(const at::Tensor& x) {
-  const bool is_channels_last =
-      x.dim() == 4 && x.is_contiguous(at::MemoryFormat::ChannelsLast) && !x.is_contiguous();
-  return (is_channels_last ? x.permute({0, 2, 3, 1}) : x).reshape({x.size(0), -1});
-}
-
 // (N) as (N,1,...).
 at::Tensor for_samples_of(const at::Tensor& x, const at::Tensor& values) {
   std::vector<std::int64_t> shape(static_cast<std::size_t>(x.dim()), 1);
@@ -133,29 +128,88 @@ double degrees_of_freedom(const at::Tensor& x) {
   return static_cast<double>(std::max<std::int64_t>(channel_size(x) - 1, 1));
 }
 
-// x over the deviation of its sample.
-class DeviationFunction : public Function<DeviationFunction> {
+// Whether each sample's values lie together, in any order.
+bool has_dense_samples(const at::Tensor& x) {
+  return is_dense_float(x) &&
+         (x.is_contiguous() || (x.dim() == 4 && x.is_contiguous(at::MemoryFormat::ChannelsLast)));
+}
+
+// body(sample, first value) for each sample of x.
+template <typename Body>
+void for_samples(const at::Tensor& x, const Body& body) {
+  const std::int64_t size = channel_size(x);
+  at::parallel_for(0, x.size(0), 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t sample = begin; sample < end; ++sample) {
+      body(sample, sample * size);
+    }
+  });
+}
+
+// q_k of x over the deviation of its sample. Saved are x and the samples' means and deviations, in
+// double.
+class ActivationFunction : public Function<ActivationFunction> {
  public:
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x) {
-    const at::Tensor rows = sample_rows(x);
-    const at::Tensor mean = rows.mean(1, /*keepdim=*/true);  // (N,1)
-    const at::Tensor squares = at::norm(rows - mean, 2, 1).pow_(2);
-    const at::Tensor deviation = squares.div_(degrees_of_freedom(x)).add_(kEpsilon).sqrt_();  // (N)
-    const at::Tensor y = x / for_samples_of(x, deviation);
-    context->save_for_backward({y, mean.squeeze(1), deviation});
-    return y;
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, std::int64_t bits) {
+    const double degrees = degrees_of_freedom(x);
+    context->saved_data["bits"] = bits;
+    if (has_dense_samples(x)) {
+      at::Tensor y = at::empty_like(x);
+      at::Tensor moments = at::empty({2, x.size(0)}, at::kDouble);
+      const float* const from = x.data_ptr<float>();
+      float* const to = y.data_ptr<float>();
+      double* const means = moments.data_ptr<double>();
+      double* const deviations = means + x.size(0);
+      const std::int64_t size = channel_size(x);
+      const auto levels = static_cast<float>(level_count(static_cast<int>(bits)));
+      for_samples(x, [&](std::int64_t sample, std::int64_t first) {
+        const Moments found = moments_of(from + first, size);
+        means[sample] = found.mean;
+        deviations[sample] = std::sqrt(found.sum_of_squares / degrees + kEpsilon);
+        write_scaled_levels(from + first, size, static_cast<float>(1.0 / deviations[sample]),
+                            levels, to + first);
+      });
+      context->save_for_backward({x, moments});
+      return y;
+    }
+    const at::Tensor values = x.reshape({x.size(0), -1}).to(at::kDouble);
+    const at::Tensor mean = values.mean(1);  // (N)
+    const at::Tensor squares = (values - mean.unsqueeze(1)).square_().sum(1);
+    const at::Tensor deviation = squares.div_(degrees).add_(kEpsilon).sqrt_();  // (N)
+    context->save_for_backward({x, at::stack({mean, deviation})});
+    return sign_levels(x / for_samples_of(x, deviation.to(x.scalar_type())),
+                       static_cast<int>(bits));
   }
 
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     const variable_list saved = context->get_saved_variables();
-    const at::Tensor& y = saved[0];
-    const at::Tensor& h = gradients[0];
-    const at::Tensor& deviation = saved[2];
-    // d deviation / dx = (x - mean) / (degrees deviation), and x = y deviation.
-    const at::Tensor along = sample_rows(h * y).sum(1).div_(degrees_of_freedom(y));  // (N)
-    const at::Tensor from_mean = (along * saved[1] / deviation).div_(deviation);
-    at::Tensor dx = h - y * for_samples_of(y, along);
-    return {dx.div_(for_samples_of(y, deviation)).add_(for_samples_of(y, from_mean))};
+    const at::Tensor& x = saved[0];
+    const at::Tensor& g = gradients[0];
+    const double degrees = degrees_of_freedom(x);
+    const Surrogate surrogate = surrogate_for(static_cast<int>(context->saved_data["bits"].toInt()),
+                                              {.shape = Surrogate::Shape::kTriangle});
+    if (has_dense_samples(x) && are_dense_floats(x, g)) {
+      at::Tensor dx = at::empty_like(x);
+      const float* const values = x.data_ptr<float>();
+      const float* const above = g.data_ptr<float>();
+      float* const to = dx.data_ptr<float>();
+      const double* const means = saved[1].data_ptr<double>();
+      const double* const deviations = means + x.size(0);
+      for_samples(x, [&](std::int64_t sample, std::int64_t first) {
+        write_scaled_gradients(values + first, above + first, channel_size(x),
+                               static_cast<float>(1.0 / deviations[sample]),
+                               {.mean = means[sample]}, degrees,
+                               surrogate.shape == Surrogate::Shape::kTriangle, to + first);
+      });
+      return {dx, at::Tensor()};
+    }
+    const at::Tensor mean = for_samples_of(x, saved[1][0].to(x.scalar_type()));
+    const at::Tensor deviation = for_samples_of(x, saved[1][1].to(x.scalar_type()));
+    const at::Tensor y = x / deviation;
+    const at::Tensor h = surrogate_gradient(y, g, surrogate);
+    // d deviation / dx = (x - mean) / (degrees deviation).
+    const at::Tensor along =
+        for_samples_of(x, (h * y).reshape({x.size(0), -1}).sum(1).div_(degrees)) / deviation;
+    return {(h - along * (x - mean)).div_(deviation), at::Tensor()};
   }
 };
 
@@ -169,11 +223,7 @@ class RecuActivations : public ActivationQuantizer {
     if (bits_ == kFullPrecisionBits) {
       return x;
     }
-    if (bits_ == 1 && !(x.requires_grad() && at::GradMode::is_enabled())) {
-      return sign_levels(x, bits_);  // The deviation does not change a sign.
-    }
-    return quantize_signs(DeviationFunction::apply(x), bits_,
-                          surrogate_for(bits_, {.shape = Surrogate::Shape::kTriangle}));
+    return ActivationFunction::apply(x, std::int64_t{bits_});
   }
 
   std::optional<Grid> grid() override {

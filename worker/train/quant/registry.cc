@@ -1,22 +1,76 @@
 #include <array>
+#include <cmath>
 
+#include "db/base/check.h"
 #include "worker/train/failure.h"
+#include "worker/train/quant/affine.h"
+#include "worker/train/quant/apot.h"
 #include "worker/train/quant/dorefa.h"
+#include "worker/train/quant/dorefa_paper.h"
+#include "worker/train/quant/ir_net.h"
+#include "worker/train/quant/linear.h"
+#include "worker/train/quant/lsq.h"
+#include "worker/train/quant/lsq_plus.h"
+#include "worker/train/quant/pact.h"
 #include "worker/train/quant/quantizer.h"
+#include "worker/train/quant/react.h"
+#include "worker/train/quant/recu.h"
+#include "worker/train/quant/sawb.h"
+#include "worker/train/quant/wrpn.h"
+#include "worker/train/quant/xnor.h"
 
 namespace bitrung::train {
 
-const MethodEntry& quantization_method(std::string_view name) {
-  static const std::array<MethodEntry, 1> kMethods = {dorefa_method()};
-  std::string known;
-  for (const MethodEntry& method : kMethods) {
-    if (method.name == name) {
-      return method;
+namespace {
+
+const MethodEntry& find_entry(std::string_view name, Part part, const QuantizerSite& site) {
+  static const std::array kEntries = {
+      dorefa_method(), dorefa_paper_method(), linear_method(), pact_method(),     sawb_method(),
+      wrpn_method(),   affine_method(),       lsq_method(),    lsq_plus_method(), apot_method(),
+      xnor_method(),   ir_net_method(),       recu_method(),   react_method()};
+  const MethodInfo* const info = find_method(name);
+  if (info == nullptr) {
+    std::string known;
+    for (const MethodInfo& method : methods()) {
+      known += (known.empty() ? "" : ", ") + std::string(method.name);
     }
-    known += (known.empty() ? "" : ", ") + std::string(method.name);
+    fail_user_error("spec: method \"" + std::string(name) +
+                    "\" is unknown to this trainer; known are " + known);
   }
-  fail_user_error("spec: method \"" + std::string(name) +
-                  "\" is unknown to this trainer; known are " + known);
+  if (const auto reason = refusal(*info, part, site.bits, site.options)) {
+    fail_user_error("spec: " + site.layer + ": " + *reason);
+  }
+  for (const MethodEntry& entry : kEntries) {
+    if (entry.name == name) {
+      return entry;
+    }
+  }
+  BITRUNG_CHECK(!"a method of the table without an entry");
+}
+
+}  // namespace
+
+std::unique_ptr<WeightQuantizer> make_weight_quantizer(std::string_view method,
+                                                       const QuantizerSite& site) {
+  return find_entry(method, Part::kWeights, site).make_weights(site);
+}
+
+std::unique_ptr<ActivationQuantizer> make_activation_quantizer(std::string_view method,
+                                                               const QuantizerSite& site) {
+  return find_entry(method, Part::kActivations, site).make_activations(site);
+}
+
+void ActivationQuantizer::set_range(double, double) {
+  fail_user_error("a method without a range cannot be calibrated; take linear");
+}
+
+void require_finite(const at::Tensor& x, std::string_view what) {
+  // A sum reads x once and writes nothing; it is finite unless a value is not, or it overflows.
+  if (std::isfinite(x.detach().sum().item<double>()) ||
+      at::isfinite(x.detach()).all().item<bool>()) {
+    return;
+  }
+  throw Failure(FailureClass::kDiverged, std::string(what) + " holds NaN or infinite values");
 }
 
 }  // namespace bitrung::train

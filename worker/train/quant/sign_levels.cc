@@ -21,10 +21,6 @@ constexpr std::int64_t kGrain = 16384;
 // Spread below this many units of the mean's last place is rounding.
 constexpr double kRoundingUnits = 16.0;
 
-bool has_fast_path(const at::Tensor& x) {
-  return x.is_cpu() && x.scalar_type() == at::kFloat && x.is_non_overlapping_and_dense();
-}
-
 template <typename Body>
 void in_parallel(std::int64_t count, const Body& body) {
   at::parallel_for(0, count, kGrain,
@@ -51,9 +47,17 @@ class SignFunction : public Function<SignFunction> {
 
 }  // namespace
 
+bool is_dense_float(const at::Tensor& x) {
+  return x.is_cpu() && x.scalar_type() == at::kFloat && x.is_non_overlapping_and_dense();
+}
+
+bool are_dense_floats(const at::Tensor& x, const at::Tensor& g) {
+  return is_dense_float(x) && is_dense_float(g) && x.strides() == g.strides();
+}
+
 at::Tensor sign_levels(const at::Tensor& x, int bits) {
   const double n = level_count(bits);
-  if (has_fast_path(x)) {
+  if (is_dense_float(x)) {
     at::Tensor y = at::empty_like(x);
     const float* const from = x.data_ptr<float>();
     float* const to = y.data_ptr<float>();
@@ -88,7 +92,7 @@ at::Tensor surrogate_gradient(const at::Tensor& x, const at::Tensor& g,
     return slope.mul_(slope).mul_(-peak).add_(peak).mul_(g);
   }
   const bool is_clip = surrogate.shape == Surrogate::Shape::kClip;
-  if (has_fast_path(x) && has_fast_path(g) && x.strides() == g.strides()) {
+  if (are_dense_floats(x, g)) {
     at::Tensor dx = at::empty_like(x);
     const float* const values = x.data_ptr<float>();
     const float* const above = g.data_ptr<float>();

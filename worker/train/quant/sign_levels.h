@@ -19,6 +19,11 @@
 
 namespace bitrung::train {
 
+// Whether the loops of sign_kernels.h can read x: floats on the host without gaps.
+bool is_dense_float(const at::Tensor& x);
+// Also that of g, whose values lie as those of x do.
+bool are_dense_floats(const at::Tensor& x, const at::Tensor& g);
+
 // q_k(x); keeps the layout of x.
 at::Tensor sign_levels(const at::Tensor& x, int bits);
 

@@ -7,6 +7,7 @@ namespace bitrung::train {
 struct UnitGrid {
   enum class Rounding {
     kNone,     // No clamp and no rounding; gradient 1 everywhere.
+    kLinear,   // The same, and no ReLU before it either.
     kNearest,  // rint(levels * x) / levels, ties to even.
     kSign,     // 1 for every x > 0.
   };

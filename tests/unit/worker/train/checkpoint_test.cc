@@ -11,14 +11,19 @@ namespace {
 
 using ::testing::HasSubstr;
 
-ResNet make(const std::string& model, std::uint64_t seed = 1, int classes = 10) {
-  return ResNet({model, classes, {4, 4}, {}}, seed, at::kCPU);
+std::unique_ptr<Network> make(const std::string& model, std::uint64_t seed = 1, int classes = 10,
+                              const std::string& method = "dorefa") {
+  NetworkChoice choice;
+  choice.model = model;
+  choice.bits = bits_of(4);
+  choice.method.weights = choice.method.activations = method;
+  return make_network({choice, classes}, seed, at::kFloat);
 }
 
 std::string refusal(const SafetensorsFile& file, const std::string& model) {
-  ResNet network = make(model);
+  const std::unique_ptr<Network> network = make(model);
   try {
-    load_network(file, "teacher x.safetensors", network);
+    load_network(file, "teacher x.safetensors", LoadRule::kExact, *network);
   } catch (const Failure& failure) {
     EXPECT_EQ(failure.failure_class(), FailureClass::kUserError);
     return failure.what();
@@ -27,66 +32,70 @@ std::string refusal(const SafetensorsFile& file, const std::string& model) {
 }
 
 TEST(Checkpoint, RoundTrip_GivesEveryTensorBack) {
-  const ResNet written = make("resnet8", 1);
-  ResNet read = make("resnet8", 2);
-  load_network(make_checkpoint(written.state(), tiny_spec(), 3), "x", read);
-  for (std::size_t i = 0; i < written.state().size(); ++i) {
-    EXPECT_TRUE(at::equal(written.state()[i].tensor, read.state()[i].tensor))
-        << written.state()[i].name;
+  for (const char* const method : {"dorefa", "lsq", "pact"}) {
+    const auto written = make("resnet8", 1, 10, method);
+    const auto read = make("resnet8", 2, 10, method);
+    load_network(make_checkpoint(written->state(), tiny_spec(), 3), "x", LoadRule::kExact, *read);
+    for (std::size_t i = 0; i < written->state().size(); ++i) {
+      EXPECT_TRUE(at::equal(written->state()[i].tensor, read->state()[i].tensor))
+          << written->state()[i].name;
+    }
   }
 }
 
 TEST(Checkpoint, Metadata_SaysWhatItHolds) {
   Spec spec = tiny_spec();
-  const SafetensorsFile file = make_checkpoint(make("resnet8").state(), spec, 3);
+  const SafetensorsFile file = make_checkpoint(make("resnet8")->state(), spec, 3);
   EXPECT_EQ(file.metadata.at("bitrung.kind"), "checkpoint");
   EXPECT_EQ(file.metadata.at("bitrung.epoch"), "3");
   EXPECT_EQ(file.metadata.at("bitrung.spec"), canonical_spec(spec));
-  const NetworkShape shape = checkpoint_shape(file, "x", tiny_spec());
-  EXPECT_EQ(shape.model, "resnet8");
-  EXPECT_EQ(shape.bits, (Bits{4, 4}));
-  spec.dataset = "cifar100";
-  spec.synthetic.reset();
+  EXPECT_EQ(checkpoint_network(file, "x", 10), spec.network);
   try {
-    checkpoint_shape(file, "teacher x", spec);
+    checkpoint_network(file, "teacher x", 100);
     FAIL();
   } catch (const Failure& failure) {
     EXPECT_THAT(failure.what(),
-                HasSubstr("trained on synthetic with 10 classes, this job's cifar100 has 100"));
+                HasSubstr("trained on synthetic with 10 classes, this job's data set has 100"));
   }
 }
 
 TEST(Checkpoint, OutsideFile_MayLackCountersAndHoldHalves) {
-  const ResNet written = make("resnet8", 1);
+  const auto written = make("resnet8", 1);
   SafetensorsFile file;
-  for (const NamedTensor& tensor : written.state()) {
+  for (const NamedTensor& tensor : written->state()) {
     if (!tensor.name.ends_with("num_batches_tracked")) {
       file.tensors[tensor.name] = to_bytes(tensor.tensor.to(at::kHalf));
     }
   }
   EXPECT_EQ(refusal(file, "resnet8"), "accepted");
-  try {
-    checkpoint_shape(file, "teacher x", tiny_spec());
-    FAIL();
-  } catch (const Failure& failure) {
-    EXPECT_THAT(failure.what(), HasSubstr("no bitrung.spec"));
+  EXPECT_EQ(checkpoint_network(file, "teacher x", 10), std::nullopt);
+}
+
+TEST(Checkpoint, StartOfATraining_MayComeFromAnotherMethod) {
+  const auto pact = make("resnet8", 1, 10, "pact");
+  const SafetensorsFile file = make_checkpoint(pact->state(), tiny_spec(), 1);
+  EXPECT_THAT(refusal(file, "resnet8"), HasSubstr("is none of resnet8's"));
+  const auto student = make("resnet8", 2, 10, "lsq");
+  load_network(file, "x", LoadRule::kWeightsOnly, *student);
+  for (const NamedTensor& tensor : student->state()) {
+    if (tensor.name == "layer2.0.conv1.weight") {
+      EXPECT_EQ(to_bytes(tensor.tensor).bytes, file.tensors.at(tensor.name).bytes);
+    }
   }
-  Spec spec = tiny_spec();
-  spec.teacher = OutsideTeacher{std::string(64, '0'), "resnet110", {32, 32}, {}};
-  EXPECT_EQ(checkpoint_shape(file, "teacher x", spec).model, "resnet110");
+  EXPECT_THROW(load_network(file, "x", LoadRule::kWeightsOnly, *make("resnet14")), Failure);
 }
 
 TEST(Checkpoint, OtherNetworks_AreRefusedByTheFirstTensorThatDiffers) {
-  const SafetensorsFile deeper = make_checkpoint(make("resnet14").state(), tiny_spec(), 1);
+  const SafetensorsFile deeper = make_checkpoint(make("resnet14")->state(), tiny_spec(), 1);
   EXPECT_THAT(refusal(deeper, "resnet8"),
               AllOf(HasSubstr("teacher x.safetensors: tensor layer1.1."),
                     HasSubstr("is none of resnet8's"), HasSubstr("it was written for resnet14")));
-  const SafetensorsFile shallower = make_checkpoint(make("resnet8").state(), tiny_spec(), 1);
+  const SafetensorsFile shallower = make_checkpoint(make("resnet8")->state(), tiny_spec(), 1);
   EXPECT_THAT(refusal(shallower, "resnet14"),
               AllOf(HasSubstr("tensor layer1.1.bn1.weight is missing, resnet14 expects (16) there"),
                     HasSubstr("it was written for resnet8")));
   const SafetensorsFile more_classes =
-      make_checkpoint(make("resnet8", 1, 100).state(), tiny_spec(), 1);
+      make_checkpoint(make("resnet8", 1, 100)->state(), tiny_spec(), 1);
   EXPECT_THAT(
       refusal(more_classes, "resnet8"),
       AllOf(HasSubstr("tensor fc.weight has 6400 elements (100,64), resnet8 expects 640 (10,64)"),
@@ -94,12 +103,12 @@ TEST(Checkpoint, OtherNetworks_AreRefusedByTheFirstTensorThatDiffers) {
 }
 
 TEST(Checkpoint, DamagedTensors_AreRefused) {
-  SafetensorsFile file = make_checkpoint(make("resnet8").state(), tiny_spec(), 1);
+  SafetensorsFile file = make_checkpoint(make("resnet8")->state(), tiny_spec(), 1);
   file.tensors["fc.bias"] = to_bytes(at::full({10}, std::numeric_limits<float>::infinity()));
   EXPECT_THAT(refusal(file, "resnet8"), HasSubstr("tensor fc.bias holds NaN or infinite values"));
   file.tensors["fc.bias"] = to_bytes(at::zeros({10}, at::kLong));
   EXPECT_THAT(refusal(file, "resnet8"), HasSubstr("tensor fc.bias is I64, resnet8 expects F32"));
-  file = make_checkpoint(make("resnet8").state(), tiny_spec(), 1);
+  file = make_checkpoint(make("resnet8")->state(), tiny_spec(), 1);
   file.tensors["module.extra"] = to_bytes(at::zeros({1}));
   EXPECT_THAT(refusal(file, "resnet8"), HasSubstr("tensor module.extra (1) is none of resnet8's"));
 }

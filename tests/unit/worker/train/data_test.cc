@@ -124,7 +124,7 @@ TEST(DatasetCache, SameData_IsKept) {
   DatasetCache cache;
   Spec spec = tiny_spec();
   const auto first = cache.get(spec, "");
-  spec.bits = {1, 1};
+  spec.network.bits = bits_of(1);
   EXPECT_EQ(cache.get(spec, ""), first);
   spec.synthetic->seed = 2;
   EXPECT_NE(cache.get(spec, ""), first);

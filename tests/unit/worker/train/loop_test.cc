@@ -1,4 +1,4 @@
-#include "worker/train/loop.h"
+#include "worker/train/job.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -54,13 +54,22 @@ class Recorder : public Observer {
   std::map<std::string, std::vector<std::pair<std::int64_t, double>>> series;
 };
 
+Distillation distillation(double temperature, double weight) {
+  Distillation result;
+  result.temperature = result.temperature_end = temperature;
+  result.weight = result.weight_end = weight;
+  return result;
+}
+
 class Loop : public ::testing::Test {
  protected:
   // 160 images, batches of 32: 5 steps and 1 evaluation batch an epoch.
   Job job(const std::string& name) {
-    return {tiny_spec(), folder_.make_folder(name), "", {}, {}, {}};
+    return {tiny_spec(), folder_.make_folder(name), "", {}, {}, {}, {}};
   }
-  Outcome run(const Job& job, Recorder& recorder) { return train(job, "cpu", datasets_, recorder); }
+  Outcome run(const Job& job, Recorder& recorder) {
+    return run_job(job, "cpu", datasets_, recorder);
+  }
   Outcome run(const Job& job) {
     Recorder recorder;
     return run(job, recorder);
@@ -186,6 +195,11 @@ TEST_F(Loop, PreemptAnywhere_AndResume_IsBitIdentical) {
     Recorder stopping;
     stopping.stop_at = stop_at;
     const Outcome preempted = run(first, stopping);
+    if (preempted.ending == Ending::kSucceeded) {  // The training is over, its report is made.
+      EXPECT_GT(stop_at, recorder.stop_questions - 2);
+      EXPECT_EQ(read_bytes(preempted.path), expected);
+      continue;
+    }
     ASSERT_EQ(preempted.ending, Ending::kPreempted) << stop_at;
     ASSERT_TRUE(fs::exists(preempted.path)) << stop_at;
 
@@ -242,11 +256,11 @@ TEST_F(Loop, LossThatIsNotFinite_StopsAsDiverged) {
 
 TEST_F(Loop, Distillation_TeachesFromTheTeachersCheckpoint) {
   Job teacher = job("teacher");
-  teacher.spec.bits = {32, 32};
+  teacher.spec.network.bits = bits_of(32);
   const fs::path teacher_path = run(teacher).path;
   Job student = job("student");
-  student.spec.distill = Distillation{2.0, 0.7};
-  student.teacher = teacher_path;
+  student.spec.distill = distillation(2.0, 0.7);
+  student.teachers = {teacher_path};
   Recorder recorder;
   const Outcome outcome = run(student, recorder);
   EXPECT_EQ(outcome.ending, Ending::kSucceeded);
@@ -254,7 +268,7 @@ TEST_F(Loop, Distillation_TeachesFromTheTeachersCheckpoint) {
 
   Job again = job("again");
   again.spec = student.spec;
-  again.teacher = teacher_path;
+  again.teachers = {teacher_path};
   Recorder stopping;
   stopping.stop_at = 7;
   again.resume = run(again, stopping).path;
@@ -266,7 +280,7 @@ TEST_F(Loop, InitFromTheTeacher_StartsFromItsWeights) {
   Job student = job("student");
   student.spec.init = Init::kTeacher;
   student.spec.optimizer.learning_rate = 0.0;
-  student.teacher = teacher_path;
+  student.teachers = {teacher_path};
   const SafetensorsFile file = read_safetensors(run(student).path);
   EXPECT_EQ(file.tensors.at("fc.weight").bytes,
             read_safetensors(teacher_path).tensors.at("fc.weight").bytes);
@@ -281,20 +295,31 @@ TEST_F(Loop, InitFromTheTeacher_StartsFromItsWeights) {
 TEST_F(Loop, WrongTeachers_AreUserErrors) {
   const fs::path teacher_path = run(job("teacher")).path;
   Job deeper = job("deeper");
-  deeper.spec.model = "resnet14";
+  deeper.spec.network.model = "resnet14";
   deeper.spec.init = Init::kTeacher;
-  deeper.teacher = teacher_path;
+  deeper.teachers = {teacher_path};
   EXPECT_EQ(failure_of(deeper).failure_class(), FailureClass::kUserError);
   EXPECT_THAT(failure_of(deeper).what(), AllOf(HasSubstr("layer1.1.bn1.weight is missing"),
                                                HasSubstr("it was written for resnet8")));
   Job without = job("without");
   without.spec.distill = Distillation{};
   EXPECT_THAT(failure_of(without).what(), HasSubstr("the command names no teacher file"));
-  Job lying = job("lying");
-  lying.spec.distill = Distillation{};
-  lying.spec.teacher = OutsideTeacher{std::string(64, '0'), "resnet20", {4, 4}, {}};
-  lying.teacher = teacher_path;
-  EXPECT_EQ(failure_of(lying).failure_class(), FailureClass::kUserError);
+  // The file says itself what it is; a description of it does not matter.
+  Job described = job("described");
+  described.spec.distill = Distillation{};
+  NetworkChoice other;
+  other.model = "resnet20";
+  described.spec.teachers = {{std::string(64, '0'), other}};
+  described.teachers = {teacher_path};
+  EXPECT_EQ(run(described).ending, Ending::kSucceeded);
+  // One that does not is believed to be what the spec says.
+  SafetensorsFile bare = read_safetensors(teacher_path);
+  bare.metadata.erase("bitrung.spec");
+  write_safetensors(path("bare"), bare);
+  described.teachers = {path("bare")};
+  EXPECT_THAT(failure_of(described).what(), HasSubstr("it was written for resnet8"));
+  described.spec.teachers.clear();
+  EXPECT_THAT(failure_of(described).what(), HasSubstr("no bitrung.spec"));
 }
 
 TEST_F(Loop, WrongPlaces_AreUserErrors) {
@@ -307,8 +332,151 @@ TEST_F(Loop, WrongPlaces_AreUserErrors) {
   nowhere.work_dir = path("not-there");
   EXPECT_THAT(failure_of(nowhere).what(), HasSubstr("is not there"));
   Job method = job("method");
-  method.spec.method.weights = "magic";
-  EXPECT_THAT(failure_of(method).what(), HasSubstr("known are dorefa"));
+  method.spec.network.method.weights = "magic";
+  EXPECT_THAT(failure_of(method).what(), HasSubstr("\"magic\" is unknown"));
+}
+
+// Learned parameters, tracked ranges and noise included.
+TEST_F(Loop, ResumeOfEveryMethod_IsBitIdentical) {
+  for (const MethodInfo& method : methods()) {
+    const std::string name(method.name);
+    Job whole = job(name);
+    whole.spec.epochs = 2;
+    whole.spec.train_images = 48;
+    whole.spec.batch_size = 16;
+    whole.spec.synthetic->test_images = 10;
+    whole.spec.network.bits = bits_of(2);
+    whole.spec.network.method.weights = name;
+    whole.spec.network.method.activations = method.has_activations ? name : "pact";
+    whole.spec.network.method.options.scale = "learned";
+    whole.spec.network.method.options.granularity = "channel";
+    whole.spec.network.shortcut_per_convolution = method.wants_shortcut_per_convolution;
+    if (name == "dorefa-paper") {
+      whole.spec.network.bits.gradients = 6;
+    }
+    const Outcome expected = run(whole);
+    ASSERT_EQ(expected.ending, Ending::kSucceeded) << name;
+    for (const int stop_at : {2, 4, 6}) {  // In the first epoch, after it, in the second.
+      Job first = job(name + std::to_string(stop_at));
+      first.spec = whole.spec;
+      Recorder stopping;
+      stopping.stop_at = stop_at;
+      first.resume = run(first, stopping).path;
+      Recorder resumed;
+      EXPECT_EQ(read_bytes(run(first, resumed).path), read_bytes(expected.path))
+          << name << ", stopped at " << stop_at;
+      EXPECT_THAT(resumed.logs, IsEmpty()) << name;
+    }
+  }
+}
+
+TEST_F(Loop, TeacherLogitsOfImagesThatStayTheSame_AreComputedOnceAndResumeBitIdentically) {
+  const fs::path teacher_path = run(job("teacher")).path;
+  Job student = job("student");
+  student.spec.augment_crop = student.spec.augment_flip = false;
+  student.spec.distill = distillation(2.0, 0.7);
+  student.teachers = {teacher_path};
+  const Outcome outcome = run(student);
+  for (const int stop_at : {3, 7, 9}) {
+    Job again = job("again" + std::to_string(stop_at));
+    again.spec = student.spec;
+    again.teachers = student.teachers;
+    Recorder stopping;
+    stopping.stop_at = stop_at;
+    again.resume = run(again, stopping).path;
+    EXPECT_EQ(read_bytes(run(again).path), read_bytes(outcome.path)) << stop_at;
+  }
+}
+
+TEST_F(Loop, SeveralTeachersAndTheirFeatures_Resume) {
+  Job deep = job("deep");
+  deep.spec.network.model = "resnet14x2";
+  deep.spec.epochs = 1;
+  const fs::path deep_path = run(deep).path;
+  Job plane = job("plane");
+  plane.spec.network.model = "plane6";
+  plane.spec.epochs = 1;
+  const fs::path plane_path = run(plane).path;
+
+  Job student = job("student");
+  student.spec.distill = distillation(4.0, 0.5);
+  student.spec.distill->kind = DistillKind::kDkd;
+  student.spec.distill->temperature_end = 1.0;
+  student.spec.distill->ramp = Ramp::kCosine;
+  student.spec.distill->self_study = 0.34;
+  student.spec.distill->attention = 10.0;
+  student.spec.distill->hint = 0.1;
+  student.spec.distill->similarity = 1.0;
+  student.teachers = {deep_path, plane_path};
+  Recorder recorder;
+  const Outcome outcome = run(student, recorder);
+  ASSERT_EQ(outcome.ending, Ending::kSucceeded);
+  Job again = job("again");
+  again.spec = student.spec;
+  again.teachers = student.teachers;
+  Recorder stopping;
+  stopping.stop_at = 9;
+  again.resume = run(again, stopping).path;
+  EXPECT_EQ(read_bytes(run(again).path), read_bytes(outcome.path));
+
+  std::swap(again.teachers[0], again.teachers[1]);
+  again.resume.reset();
+  EXPECT_NE(read_bytes(run(again).path), read_bytes(outcome.path));
+}
+
+// A float network quantized afterwards.
+TEST_F(Loop, Quantize_KeepsAccuracyAtEightBitsAndIsRepeatable) {
+  Job real = job("real");
+  real.spec.network.bits = bits_of(32);
+  real.spec.synthetic->train_images = 640;
+  real.spec.epochs = 6;
+  const Outcome trained = run(real);
+
+  Job quantize = job("quantize");
+  quantize.spec = real.spec;
+  quantize.spec.kind = Kind::kQuantize;
+  quantize.spec.network.bits = bits_of(8);
+  quantize.spec.network.method.weights = quantize.spec.network.method.activations = "linear";
+  quantize.spec.calibration.batch_size = 32;
+  quantize.spec.calibration.batches = 4;
+  quantize.source = trained.path;
+  const Outcome eight = run(quantize);
+  ASSERT_EQ(eight.ending, Ending::kSucceeded);
+  EXPECT_NEAR(eight.result->test_accuracy, trained.result->test_accuracy, 5.0);
+  EXPECT_EQ(eight.result->best_epoch, 0);
+  EXPECT_EQ(read_bytes(run(quantize).path), read_bytes(eight.path));
+
+  for (const Clipping clip : {Clipping::kAverage, Clipping::kDeviations, Clipping::kPercentile,
+                              Clipping::kAciqGauss, Clipping::kAciqLaplace}) {
+    Job other = job("clip" + std::to_string(static_cast<int>(clip)));
+    other.spec = quantize.spec;
+    other.spec.calibration.clip = clip;
+    other.source = trained.path;
+    const Outcome clipped = run(other);
+    ASSERT_EQ(clipped.ending, Ending::kSucceeded);
+    EXPECT_NEAR(clipped.result->test_accuracy, trained.result->test_accuracy, 10.0)
+        << static_cast<int>(clip);
+  }
+  Job estimated = job("estimated");
+  estimated.spec = quantize.spec;
+  estimated.spec.calibration.norm_batches = 2;
+  estimated.source = trained.path;
+  const SafetensorsFile before = read_safetensors(eight.path);
+  const SafetensorsFile after = read_safetensors(run(estimated).path);
+  EXPECT_NE(before.tensors.at("bn.running_var").bytes, after.tensors.at("bn.running_var").bytes);
+  EXPECT_EQ(before.tensors.at("fc.weight").bytes, after.tensors.at("fc.weight").bytes);
+
+  // A checkpoint of it can be evaluated, and is the same network.
+  Job evaluate = job("evaluate");
+  evaluate.spec = quantize.spec;
+  evaluate.spec.kind = Kind::kEvaluate;
+  evaluate.source = eight.path;
+  const Outcome evaluated = run(evaluate);
+  EXPECT_EQ(evaluated.result->test_accuracy, eight.result->test_accuracy);
+  EXPECT_EQ(evaluated.result->test_loss, eight.result->test_loss);
+  EXPECT_EQ(read_bytes(evaluated.path), read_bytes(eight.path));
+  evaluate.source.reset();
+  EXPECT_THAT(failure_of(evaluate).what(), HasSubstr("names no source file"));
 }
 
 TEST_F(Loop, FewerImagesThanABatch_AreOneBatch) {

@@ -11,16 +11,30 @@ namespace {
 using ::testing::HasSubstr;
 
 constexpr std::string_view kFullSpec =
-    R"({"augment":["crop","flip"],"batch_size":128,"bits":{"activations":2,"weights":1},"dataset":"synthetic",)"
-    R"("distill":{"kind":"kd","temperature":1.0,"weight":0.5},"epochs":160,"init":"artifact",)"
+    R"({"augment":["crop","flip"],"batch_size":128,)"
+    R"("bits":{"activations":2,"first":8,"gradients":6,"last":8,"layers":[["layer3.*",1,2],["fc",4,4]],)"
+    R"("shortcut":32,"weights":1},"dataset":"synthetic",)"
+    R"("distill":{"alpha":1.0,"attention":0.5,"beta":8.0,"hint":0.0,"kind":"dkd","schedule":"linear",)"
+    R"("self_study":0.25,"similarity":0.0,"temperature":4.0,"temperature_end":1.0,"weight":0.5,)"
+    R"("weight_end":0.5},"epochs":160,"init":"artifact",)"
     R"("init_artifact":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","kind":"train",)"
-    R"("method":{"activations":"dorefa","weights":"dorefa"},"model":"resnet20","numerics":1,)"
+    R"("method":{"activations":"pact","clip_decay":0.001,"clip_init":8.0,"weights":"dorefa-paper"},)"
+    R"("model":"resnet20","numerics":2,)"
     R"("optimizer":{"kind":"sgd","learning_rate":0.1,"momentum":0.9,"nesterov":false,"weight_decay":0.0001},)"
     R"("schedule":{"at":[0.5,0.75],"factor":0.1,"kind":"step","warmup_epochs":2},"seed":18446744073709551615,)"
-    R"("synthetic":{"seed":1,"test_images":2000,"train_images":8000},)"
-    R"("teacher":{"artifact":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",)"
-    R"("bits":{"activations":32,"weights":32},"method":{"activations":"dorefa","weights":"dorefa"},)"
-    R"("model":"resnet110"},"train_images":0,"validation":500})";
+    R"("shortcut":"convolution","synthetic":{"seed":1,"test_images":2000,"train_images":8000},)"
+    R"("teachers":[{"artifact":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",)"
+    R"("bits":{"activations":32,"first":32,"gradients":32,"last":32,"layers":[],"shortcut":32,"weights":32},)"
+    R"("method":{"activations":"dorefa","weights":"dorefa"},"model":"resnet110","shortcut":"block"}],)"
+    R"("train_images":0,"validation":500})";
+
+constexpr std::string_view kQuantizeSpec =
+    R"({"bits":{"activations":4,"first":32,"gradients":32,"last":32,"layers":[],"shortcut":32,"weights":4},)"
+    R"("calibration":{"batch_norm":5,"batch_size":128,"batches":10,"clip":"percentile","percentile":99.9},)"
+    R"("dataset":"cifar10","kind":"quantize",)"
+    R"("method":{"activations":"linear","ema_decay":0.999,"granularity":"channel","range":"symmetric",)"
+    R"("weights":"linear"},"model":"resnet8","numerics":2,"seed":20,"shortcut":"block","train_images":0,)"
+    R"("validation":0})";
 
 // The full spec with one piece of its text replaced.
 std::string with(std::string_view from, std::string_view to) {
@@ -42,6 +56,7 @@ std::string refusal(const std::string& text) {
 
 TEST(Spec, CanonicalText_ReturnsUnchanged) {
   EXPECT_EQ(canonical_spec(parse_spec(kFullSpec)), kFullSpec);
+  EXPECT_EQ(canonical_spec(parse_spec(kQuantizeSpec)), kQuantizeSpec);
 }
 
 TEST(Spec, OtherOrderAndSpace_HasTheSameCanonicalText) {
@@ -64,10 +79,17 @@ TEST(Spec, WrongValues_AreRefusedByName) {
   EXPECT_THAT(refusal(with(R"("weights":1)", R"("weights":9)")),
               HasSubstr("bits.weights is 9, expected 1 to 8, 16 or 32 bits"));
   EXPECT_THAT(refusal(with(R"("weights":1)", R"("weights":"1")")), HasSubstr("bits.weights"));
-  EXPECT_THAT(refusal(with("resnet20", "resnet21")),
-              HasSubstr("expected one of resnet8, resnet14"));
-  EXPECT_THAT(refusal(with(R"("numerics":1)", R"("numerics":2)")),
-              HasSubstr("numerics is 2, this trainer's is 1"));
+  EXPECT_THAT(refusal(with(R"(["fc",4,4])", R"(["fc",4,9])")), HasSubstr("bits.layers"));
+  EXPECT_THAT(refusal(with("resnet20", "resnet21")), HasSubstr("expected resnet8, 14, 20"));
+  EXPECT_THAT(refusal(with("resnet20", "plane4")),
+              HasSubstr("shortcut is \"convolution\", expected block, since plane4"));
+  EXPECT_THAT(refusal(with(R"("clip_init":8.0,)", "")), HasSubstr("method.clip_init is missing"));
+  EXPECT_THAT(refusal(with(R"("activations":"pact")", R"("activations":"dorefa")")),
+              HasSubstr("unknown key \"method.clip_decay\""));
+  EXPECT_THAT(refusal(with(R"("kind":"dkd")", R"("kind":"kd")")),
+              HasSubstr("unknown key \"distill.alpha\""));
+  EXPECT_THAT(refusal(with(R"("numerics":2)", R"("numerics":3)")),
+              HasSubstr("numerics is 3, this trainer's is 2"));
   EXPECT_THAT(refusal(with("[0.5,0.75]", "[0.75,0.5]")), HasSubstr("schedule.at"));
   EXPECT_THAT(refusal(with(R"(["crop","flip"])", R"(["flip","crop"])")), HasSubstr("augment"));
   EXPECT_THAT(refusal(with(R"("learning_rate":0.1)", R"("learning_rate":-1)")),
@@ -80,10 +102,13 @@ TEST(Spec, WrongValues_AreRefusedByName) {
               HasSubstr("unknown key \"init_artifact\""));
 }
 
-TEST(Spec, ModelNames_GiveTheirBlocks) {
-  EXPECT_EQ(blocks_per_stage("resnet8"), 1);
-  EXPECT_EQ(blocks_per_stage("resnet110"), 18);
-  EXPECT_EQ(blocks_per_stage("resnet9"), 0);
+TEST(Bits, OfALayer_AreThoseOfTheLastRuleThatMatches) {
+  const Bits bits = parse_spec(kFullSpec).network.bits;
+  EXPECT_EQ(bits.of("conv1", LayerRole::kFirst), (LayerBits{8, 32}));
+  EXPECT_EQ(bits.of("layer1.0.conv1", LayerRole::kInner), (LayerBits{1, 2}));
+  EXPECT_EQ(bits.of("layer2.0.downsample.0", LayerRole::kShortcut), (LayerBits{32, 32}));
+  EXPECT_EQ(bits.of("layer3.0.downsample.0", LayerRole::kShortcut), (LayerBits{1, 2}));
+  EXPECT_EQ(bits.of("fc", LayerRole::kLast), (LayerBits{4, 4}));
 }
 
 }  // namespace

@@ -52,13 +52,23 @@ inline void write_bytes(const std::filesystem::path& path, const std::string& by
       .write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
 }
 
+inline Bits bits_of(int weights, int activations) {
+  Bits bits;
+  bits.weights = weights;
+  bits.activations = activations;
+  return bits;
+}
+inline Bits bits_of(int both) {
+  return bits_of(both, both);
+}
+
 // resnet8 on a few synthetic images: a step takes some 30 ms.
 inline Spec tiny_spec() {
   Spec spec;
-  spec.model = "resnet8";
+  spec.network.model = "resnet8";
   spec.dataset = "synthetic";
   spec.synthetic = SyntheticOptions{1, 160, 40};
-  spec.bits = {4, 4};
+  spec.network.bits = bits_of(4);
   spec.epochs = 3;
   spec.batch_size = 32;
   spec.seed = 20;

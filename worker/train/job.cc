@@ -1,0 +1,82 @@
+#include "worker/train/job.h"
+
+#include <new>
+#include <tuple>
+
+#include "worker/train/failure.h"
+#include "worker/train/loop.h"
+#include "worker/train/post_training.h"
+
+namespace bitrung::train {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+at::Device parse_device(const std::string& device) {
+  try {
+    return at::Device(device);
+  } catch (const c10::Error& error) {
+    fail_user_error("device \"" + device + "\" is unknown: " + error.what_without_backtrace());
+  }
+}
+
+// A wrong method is refused before any data is read.
+void check_methods(const NetworkChoice& choice, int classes) {
+  for (const LayerPlan& layer : layer_plans(parse_architecture(choice.model).value(), classes)) {
+    const LayerBits bits = choice.bits.of(layer.name, layer.role);
+    for (const auto& [name, part, part_bits] :
+         {std::tuple(&choice.method.weights, Part::kWeights, bits.weights),
+          std::tuple(&choice.method.activations, Part::kActivations, bits.activations)}) {
+      const MethodInfo* const method = find_method(*name);
+      if (method == nullptr) {
+        fail_user_error("spec: method \"" + *name + "\" is unknown to this trainer");
+      }
+      const auto reason =
+          part_bits == 32 ? std::nullopt : refusal(*method, part, part_bits, choice.method.options);
+      if (reason) {
+        fail_user_error("spec: " + layer.name + ": " + *reason);
+      }
+    }
+  }
+}
+
+Outcome run(const Job& job, const at::Device& device, DatasetCache& datasets, Observer& observer) {
+  check_methods(job.spec.network, class_count(job.spec.dataset));
+  std::shared_ptr<const Dataset> dataset = datasets.get(job.spec, job.data_dir);
+  switch (job.spec.kind) {
+    case Kind::kTrain:
+      return run_training(job, device, std::move(dataset), observer);
+    case Kind::kQuantize:
+      return run_quantization(job, device, std::move(dataset), observer);
+    case Kind::kEvaluate:
+      return run_evaluation(job, device, std::move(dataset), observer);
+  }
+  fail_user_error("the spec's kind is unknown");
+}
+
+}  // namespace
+
+Outcome run_job(const Job& job, const std::string& device, DatasetCache& datasets,
+                Observer& observer) {
+  try {
+    if (std::error_code ignored; !fs::is_directory(job.work_dir, ignored)) {
+      fail_user_error("work directory " + job.work_dir.string() + " is not there");
+    }
+    return run(job, parse_device(device), datasets, observer);
+  } catch (const std::bad_alloc&) {
+    throw Failure(FailureClass::kOutOfMemory, "the host has no memory left for this training");
+  } catch (const c10::Error& error) {
+    const std::string text = error.what_without_backtrace();
+    if (is_out_of_memory(error)) {
+      throw Failure(FailureClass::kOutOfMemory, text);
+    }
+    if (is_device_fault(error)) {
+      throw Failure(FailureClass::kDeviceFault, device + ": " + text);
+    }
+    // Neither memory nor device: the same job would fail the same way again.
+    throw Failure(FailureClass::kUserError, "LibTorch refused an operation: " + text);
+  }
+}
+
+}  // namespace bitrung::train
