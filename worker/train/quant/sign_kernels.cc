@@ -169,11 +169,14 @@ void write_shifted_gradients(const float* x, const float* g, std::int64_t rows,
 
 void write_shifted_prelu(const float* x, std::int64_t rows, std::int64_t channels,
                          const ShiftedPrelu& prelu, float* y) {
-  const auto [shift_in, slope, shift_out] = prelu;
+  const float* const shift_in = prelu.shift_in;
+  const float* const slope = prelu.slope;
+  const float* const shift_out = prelu.shift_out;
   for (std::int64_t row = 0; row < rows; ++row, x += channels, y += channels) {
     for (std::int64_t c = 0; c < channels; ++c) {
       const float u = x[c] - shift_in[c];
-      y[c] = u * (u > 0.0F ? 1.0F : slope[c]) + shift_out[c];
+      const float negative_slope = slope[c];  // Read always, so that there is no branch.
+      y[c] = u * (u > 0.0F ? 1.0F : negative_slope) + shift_out[c];
     }
   }
 }
@@ -181,18 +184,21 @@ void write_shifted_prelu(const float* x, std::int64_t rows, std::int64_t channel
 void write_shifted_prelu_gradients(const float* x, const float* g, std::int64_t rows,
                                    std::int64_t channels, const ShiftedPrelu& prelu, float* dx,
                                    double* sums) {
-  const auto [shift_in, slope, shift_out] = prelu;
+  const float* const shift_in = prelu.shift_in;
+  const float* const slope = prelu.slope;
   double* const sum_of_dx = sums;
   double* const sum_for_slope = sums + channels;
   double* const sum_of_g = sums + 2 * channels;
   for (std::int64_t row = 0; row < rows; ++row, x += channels, g += channels, dx += channels) {
     for (std::int64_t c = 0; c < channels; ++c) {
       const float u = x[c] - shift_in[c];
-      const float gradient = g[c] * (u > 0.0F ? 1.0F : slope[c]);
+      const float negative_slope = slope[c];  // Read always, so that there is no branch.
+      const float above = g[c];
+      const float gradient = above * (u > 0.0F ? 1.0F : negative_slope);
       dx[c] = gradient;
       sum_of_dx[c] += static_cast<double>(gradient);
-      sum_for_slope[c] += static_cast<double>(g[c] * (u > 0.0F ? 0.0F : u));
-      sum_of_g[c] += static_cast<double>(g[c]);
+      sum_for_slope[c] += static_cast<double>(above * (u > 0.0F ? 0.0F : u));
+      sum_of_g[c] += static_cast<double>(above);
     }
   }
 }

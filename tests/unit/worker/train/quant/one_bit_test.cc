@@ -40,7 +40,7 @@ at::Tensor upstream_like(const at::Tensor& x) {
   for (std::int64_t i = 0; i < x.numel(); ++i) {
     values.push_back(upstream(static_cast<std::size_t>(i)));
   }
-  return doubles(values, x.sizes()).to(x.scalar_type());
+  return doubles(values, x.sizes()).to(x.scalar_type()).contiguous(x.suggest_memory_format());
 }
 
 QuantizerSite site(int bits, std::int64_t channels, at::ScalarType type = at::kDouble) {
@@ -382,24 +382,44 @@ TEST(OneBitWeights, SinglePrecision_IsTheSame) {
   }
 }
 
+struct Variant {
+  at::ScalarType type;
+  at::MemoryFormat layout;  // Decides which loops are taken.
+};
+constexpr std::array<Variant, 3> kVariants = {{{at::kDouble, at::MemoryFormat::Contiguous},
+                                               {at::kFloat, at::MemoryFormat::Contiguous},
+                                               {at::kFloat, at::MemoryFormat::ChannelsLast}}};
+
 TEST(OneBitActivations, ValuesAndGradients_AreTheFormulas) {
   for (const std::string method : kMethods) {
     for (const int bits : kAllBits) {
       for (const double progress : kProgress) {
-        for (const at::ScalarType type : {at::kDouble, at::kFloat}) {
-          const std::string what = method + " at " + std::to_string(bits) + " bits, progress " +
-                                   std::to_string(progress) + ", " + at::toString(type);
+        for (const auto& [type, layout] : kVariants) {
+          std::string what = method + " at " + std::to_string(bits) + " bits, progress ";
+          what += std::to_string(progress) + ", " + at::toString(type) +
+                  (layout == at::MemoryFormat::Contiguous ? "" : ", channels last");
           const auto quantizer = activations_with_threshold(method, site(bits, kChannels, type));
-          at::Tensor x = doubles(sample_activations(), {kSamples, kChannels, 3, 3}).to(type);
-          x.set_requires_grad(true);
+          at::Tensor x = doubles(sample_activations(), {kSamples, kChannels, 3, 3})
+                             .to(type)
+                             .contiguous(layout)
+                             .set_requires_grad(true);
           const at::Tensor y = quantizer->quantize(x, training_at(progress));
-          (y * upstream_like(x)).sum().backward();
+          EXPECT_TRUE(y.is_contiguous(layout)) << what;
+          y.backward(upstream_like(x));
           const Expected expected = expected_activations(method, values_of(x), kSamples, kChannels,
                                                          kThreshold, bits, progress);
           const double tolerance = type == at::kDouble ? 1e-9 : 1e-6;
           expect_near(values_of(y), expected.value, tolerance, what,
                       type == at::kFloat && bits == 16 ? 2.0 / 65535.0 : 0.0);
           expect_near(values_of(x.grad()), expected.gradient, tolerance, "gradient of " + what);
+          if (method == "react" && bits != 32) {
+            Values sums(kChannels, 0.0);
+            for (std::size_t i = 0; i < expected.gradient.size(); ++i) {
+              sums[(i / 9) % kChannels] -= expected.gradient[i];
+            }
+            expect_near(values_of(quantizer->parameters()[0].tensor.grad()), sums, tolerance,
+                        "threshold's gradient of " + what);
+          }
         }
       }
     }
@@ -634,29 +654,8 @@ TEST(Recu, OutputScale_IsLearnedForEachChannel) {
   }
 }
 
-TEST(React, Thresholds_GetMinusTheSumOfTheirChannel) {
-  for (const int bits : kAllBits) {
-    if (bits == 32) {
-      continue;
-    }
-    const auto quantizer = activations_with_threshold("react", site(bits, kChannels));
-    at::Tensor x =
-        doubles(sample_activations(), {kSamples, kChannels, 3, 3}).set_requires_grad(true);
-    const at::Tensor y = quantizer->quantize(x, training_at(0.5));
-    (y * upstream_like(y)).sum().backward();
-    const Expected expected = expected_activations("react", sample_activations(), kSamples,
-                                                   kChannels, kThreshold, bits, 0.5);
-    Values sums(kChannels, 0.0);
-    for (std::size_t i = 0; i < expected.gradient.size(); ++i) {
-      sums[(i / 9) % kChannels] -= expected.gradient[i];
-    }
-    expect_near(values_of(quantizer->parameters()[0].tensor.grad()), sums, 1e-9,
-                std::to_string(bits));
-  }
-}
-
-TEST(React, AfterSum_IsAShiftedPrelu) {
-  const auto quantizer = make_activation_quantizer("react", site(1, 2));
+void expect_shifted_prelu(at::ScalarType type) {
+  const auto quantizer = make_activation_quantizer("react", site(1, 2, type));
   const std::vector<LearnedTensor> learned = quantizer->parameters();
   ASSERT_EQ(learned.size(), 4U);
   EXPECT_EQ(learned[1].name, "prelu_shift_in");
@@ -675,9 +674,6 @@ TEST(React, AfterSum_IsAShiftedPrelu) {
   }
   // 0.5 and -1 are the kinks.
   const Values in = {0.5, 0.75, -3.0, -1.0, 0.25, 1.5, -0.5, -2.0};
-  at::Tensor y = doubles(in, {2, 2, 1, 2}).set_requires_grad(true);
-  const at::Tensor z = quantizer->after_sum(y);
-  (z * upstream_like(z)).sum().backward();
   Values value;
   Values gradient;
   Values for_shift_in(2, 0.0);
@@ -693,14 +689,62 @@ TEST(React, AfterSum_IsAShiftedPrelu) {
     for_slope[c] += u > 0.0 ? 0.0 : g * u;
     for_shift_out[c] += g;
   }
-  expect_near(values_of(z), value, 1e-12, "value");
-  expect_near(values_of(y.grad()), gradient, 1e-12, "gradient");
-  expect_near(values_of(learned[1].tensor.grad()), for_shift_in, 1e-12, "first shift");
-  expect_near(values_of(learned[2].tensor.grad()), for_slope, 1e-12, "slope");
-  expect_near(values_of(learned[3].tensor.grad()), for_shift_out, 1e-12, "second shift");
+  for (const at::MemoryFormat layout :
+       {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast}) {
+    at::Tensor y = doubles(in, {2, 2, 1, 2}).to(type).contiguous(layout).set_requires_grad(true);
+    for (const LearnedTensor& tensor : learned) {
+      tensor.tensor.mutable_grad() = at::Tensor();
+    }
+    const at::Tensor z = quantizer->after_sum(y);
+    z.backward(upstream_like(y));
+    const double tolerance = type == at::kDouble ? 1e-12 : 1e-6;
+    expect_near(values_of(z), value, tolerance, "value");
+    expect_near(values_of(y.grad()), gradient, tolerance, "gradient");
+    expect_near(values_of(learned[1].tensor.grad()), for_shift_in, tolerance, "first shift");
+    expect_near(values_of(learned[2].tensor.grad()), for_slope, tolerance, "slope");
+    expect_near(values_of(learned[3].tensor.grad()), for_shift_out, tolerance, "second shift");
+  }
 }
 
-TEST(React, WithoutASum_HasTheThresholdsOnly) {
+class React : public testing::TestWithParam<at::ScalarType> {};
+
+TEST_P(React, AfterSum_IsAShiftedPrelu) {
+  expect_shifted_prelu(GetParam());
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, React, testing::Values(at::kDouble, at::kFloat));
+
+// Many blocks of rows, the last one not full, against the other loops in double.
+TEST(ReactChannels, LargeTensors_AreSummedTheSame) {
+  for (const bool is_prelu : {true, false}) {
+    const at::Tensor x =
+        at::arange(3 * 5 * 41 * 43, at::kDouble).view({3, 5, 41, 43}).mul(0.37).sin();
+    const at::Tensor g =
+        at::arange(3 * 5 * 41 * 43, at::kDouble).view({3, 5, 41, 43}).mul(0.11).cos();
+    std::vector<Values> gradients;
+    for (const at::ScalarType type : {at::kDouble, at::kFloat}) {
+      const auto quantizer = make_activation_quantizer("react", site(1, 5, type));
+      at::Tensor in = x.to(type).contiguous(at::MemoryFormat::ChannelsLast).set_requires_grad(true);
+      const at::Tensor y =
+          is_prelu ? quantizer->after_sum(in) : quantizer->quantize(in, training_at(0.5));
+      y.backward(g.to(type).contiguous(at::MemoryFormat::ChannelsLast));
+      Values found = values_of(in.grad());
+      for (const LearnedTensor& learned : quantizer->parameters()) {
+        if (learned.tensor.grad().defined()) {
+          for (const double value : values_of(learned.tensor.grad())) {
+            found.push_back(value);
+          }
+        }
+      }
+      gradients.push_back(found);
+    }
+    EXPECT_EQ(gradients[0].size(), static_cast<std::size_t>(x.numel()) + (is_prelu ? 15U : 5U));
+    // Thousands of rounded products are summed.
+    expect_near(gradients[1], gradients[0], 1e-5, is_prelu ? "prelu" : "threshold");
+  }
+}
+
+TEST(ReactChannels, WithoutASum_HasTheThresholdsOnly) {
   QuantizerSite where = site(1, 2);
   where.out_channels = 0;
   const auto quantizer = make_activation_quantizer("react", where);
