@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <limits>
 #include <unordered_set>
 #include <vector>
 
@@ -64,8 +65,16 @@ class PlainGrid {
   const std::vector<double>& zero_points() const { return zero_point_; }
   bool has_codebook() const { return !codebook_.empty(); }
 
-  std::size_t channel_of(std::int64_t index) const {
-    return static_cast<std::size_t>(index / inner_) % scale_.size();
+  // body(index, channel) for every value of the tensor.
+  template <typename Body>
+  void for_values(std::int64_t count, const Body& body) const {
+    std::size_t channel = 0;
+    for (std::int64_t first = 0; first < count; first += inner_) {
+      for (std::int64_t index = first; index < first + inner_; ++index) {
+        body(index, channel);
+      }
+      channel = channel + 1 == scale_.size() ? 0 : channel + 1;
+    }
   }
 
   // The smallest distance between two levels.
@@ -76,8 +85,8 @@ class PlainGrid {
     const double scale = scale_[channel];
     const double place = scale == 0.0 ? 0.0 : value / scale;
     if (codebook_.empty()) {
-      const double code = std::nearbyint(place + zero_point_[channel]);
-      return code > 0.0 ? std::min(last_, static_cast<std::int64_t>(std::min(code, 1e9))) : 0;
+      const double code = place + zero_point_[channel] + 0.5;
+      return code > 0.0 ? static_cast<std::int64_t>(std::min(code, static_cast<double>(last_))) : 0;
     }
     const auto above = std::lower_bound(codebook_.begin(), codebook_.end(), place);
     if (above == codebook_.begin()) {
@@ -97,18 +106,17 @@ class PlainGrid {
   std::int64_t inner_ = 1;  // Values in a row that belong to one channel.
 };
 
-// The most different values in one channel.
-std::int64_t count_levels(const double* values, std::int64_t count, const PlainGrid& grid) {
+// The most different values in one channel, by looking at all of them.
+std::int64_t count_values(const double* values, std::int64_t count, const PlainGrid& grid) {
   std::vector<std::unordered_set<std::uint64_t>> seen(grid.channels());
   std::vector<double> last(grid.channels(), std::nan(""));  // Spares most look-ups.
-  for (std::int64_t i = 0; i < count; ++i) {
-    const std::size_t channel = grid.channel_of(i);
+  grid.for_values(count, [&](std::int64_t i, std::size_t channel) {
     const double value = values[i] == 0.0 ? 0.0 : values[i];  // One zero.
     if (value != last[channel]) {
       seen[channel].insert(std::bit_cast<std::uint64_t>(value));
       last[channel] = value;
     }
-  }
+  });
   std::int64_t most = 0;
   for (std::size_t channel = 0; channel < seen.size(); ++channel) {
     std::vector<double> sorted;
@@ -128,6 +136,59 @@ std::int64_t count_levels(const double* values, std::int64_t count, const PlainG
   }
   return most;
 }
+
+// The same from the extremes of the values behind each code, which cost little. Nothing if there
+// are too many codes, or if a code stands for values that are not one level.
+class LevelCounter {
+ public:
+  explicit LevelCounter(const PlainGrid& grid)
+      : grid_(grid), codes_(static_cast<std::size_t>(grid.codes())) {
+    if (grid.channels() * codes_ <= kCodesMax) {
+      extremes_.resize(grid.channels() * codes_);
+    }
+  }
+
+  void add(double value, std::size_t channel, std::int64_t code) {
+    if (!extremes_.empty()) {
+      Extremes& extremes = extremes_[channel * codes_ + static_cast<std::size_t>(code)];
+      extremes.low = std::min(extremes.low, value);
+      extremes.high = std::max(extremes.high, value);
+    }
+  }
+
+  std::optional<std::int64_t> result() const {
+    if (extremes_.empty()) {
+      return std::nullopt;
+    }
+    std::int64_t most = 0;
+    for (std::size_t channel = 0; channel < grid_.channels(); ++channel) {
+      std::int64_t levels = 0;
+      for (std::size_t code = 0; code < codes_; ++code) {
+        const Extremes& extremes = extremes_[channel * codes_ + code];
+        if (extremes.low > extremes.high) {
+          continue;  // No value.
+        }
+        if (extremes.high - extremes.low > kSameLevel * grid_.step(channel)) {
+          return std::nullopt;
+        }
+        ++levels;
+      }
+      most = std::max(most, levels);
+    }
+    return most;
+  }
+
+ private:
+  static constexpr std::size_t kCodesMax = 1 << 20;
+  struct Extremes {
+    double low = std::numeric_limits<double>::infinity();
+    double high = -std::numeric_limits<double>::infinity();
+  };
+
+  const PlainGrid& grid_;
+  std::size_t codes_;
+  std::vector<Extremes> extremes_;
+};
 
 double entropy_of(const std::vector<std::int64_t>& counts, std::int64_t total) {
   double entropy = 0.0;
@@ -160,14 +221,15 @@ TensorStatistics inspect_tensor(const at::Tensor& real, const at::Tensor& quanti
   result.max = after.max().item<double>();
   result.histogram_from = before.min().item<double>();
   result.histogram_to = before.max().item<double>();
-  const double width = (result.histogram_to - result.histogram_from) /
-                       static_cast<double>(TensorStatistics::kHistogramBins);
+  const double width = result.histogram_to - result.histogram_from;
+  const double bins_per_unit =
+      width > 0.0 ? static_cast<double>(TensorStatistics::kHistogramBins) / width : 0.0;
   double signal = 0.0;
   double noise = 0.0;
   for (std::int64_t i = 0; i < count; ++i) {
     signal += r[i] * r[i];
     noise += (r[i] - q[i]) * (r[i] - q[i]);
-    const double place = width > 0.0 ? (r[i] - result.histogram_from) / width : 0.0;
+    const double place = (r[i] - result.histogram_from) * bins_per_unit;
     const auto bin = place > 0.0 ? static_cast<std::size_t>(std::min(
                                        place, static_cast<double>(result.histogram.size() - 1)))
                                  : 0;
@@ -183,8 +245,8 @@ TensorStatistics inspect_tensor(const at::Tensor& real, const at::Tensor& quanti
   const PlainGrid plain(*grid, before, bits);
   std::vector<std::int64_t> counts(static_cast<std::size_t>(plain.codes()), 0);
   std::int64_t saturated = 0;
-  for (std::int64_t i = 0; i < count; ++i) {
-    const std::size_t channel = plain.channel_of(i);
+  LevelCounter levels(plain);
+  plain.for_values(count, [&](std::int64_t i, std::size_t channel) {
     const std::int64_t code = plain.code_of(q[i], channel);
     ++counts[static_cast<std::size_t>(code)];
     const double step = plain.step(channel);
@@ -196,8 +258,10 @@ TensorStatistics inspect_tensor(const at::Tensor& real, const at::Tensor& quanti
         (code == plain.last() && above > kBeyond * step) ||
         (code == plain.last() - 1 && above > (0.5 + kBeyond) * step && !plain.has_codebook());
     saturated += is_saturated ? 1 : 0;
-  }
-  result.levels = count_levels(q, count, plain);
+    levels.add(q[i], channel, code);
+  });
+  const std::optional<std::int64_t> counted = levels.result();
+  result.levels = counted ? *counted : count_values(q, count, plain);
   result.saturated = static_cast<double>(saturated) / static_cast<double>(count);
   result.entropy = entropy_of(counts, count);
   const auto [least, most] = std::minmax_element(plain.scales().begin(), plain.scales().end());
