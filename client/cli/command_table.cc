@@ -36,6 +36,7 @@ const OptionSpec kDataDir{
     .completes = Completes::kDirectory};
 const OptionSpec kQuiet{
     .name = "--quiet", .value = "", .help = "no progress; errors and results only", .letter = 'q'};
+const OptionSpec kForce{.name = "--force", .value = "", .help = "overwrites a file that is there"};
 const OptionSpec kExperiment{
     .name = "--experiment",
     .value = "EXPERIMENT",
@@ -202,6 +203,54 @@ std::vector<CommandSpec> make_table() {
        .function = drain_command},
       {.name = "data",
        .summary = "fetches and checks data sets",
+      {.name = "export",
+       .summary = "writes a job's network for another program",
+       .positionals = {{.name = "JOB",
+                        .help =
+                            "EXPERIMENT/JOB, or JOB alone for the newest experiment, or the file "
+                            "of a checkpoint",
+                        .completes = Completes::kFile}},
+       .options = with_connection(
+           {{.name = "--format",
+             .value = "FORMAT",
+             .help =
+                 "safetensors: the checkpoint as it is (default); pt: a state dict for PyTorch's "
+                 "torch.load; packed: integer codes of the quantized weights with their scales",
+             .choices = {"safetensors", "pt", "packed"}},
+            {.name = "--out",
+             .value = "FILE",
+             .help = "where to write it (default: named after the job, in this folder)",
+             .completes = Completes::kFile},
+            kForce,
+            kExperiment,
+            kOutput}),
+       .examples = {{"bitrung export bit-ladder/assisted.bits=4 --format pt",
+                     "then in Python: net.load_state_dict(torch.load(FILE, weights_only=True))"},
+                    {"bitrung export alone.bits=2 --format packed --out alone2.packed.safetensors",
+                     "2 bits per weight; client/interop/PACKED.md says how to read it"}},
+       .function = export_command},
+      {.name = "import",
+       .summary = "makes a teacher of a PyTorch state dict; runs nothing that is in the file",
+       .positionals = {{.name = "FILE",
+                        .help =
+                            "file of torch.save or safetensors; a state dict inside a training's "
+                            "checkpoint is found",
+                        .completes = Completes::kFile}},
+       .options = {{.name = "--model",
+                    .value = "MODEL",
+                    .help =
+                        "network that it must fit, e.g. resnet20 (default: the one that it fits)"},
+                   {.name = "--out",
+                    .value = "FILE",
+                    .help = "where to write it (default: FILE with the ending .safetensors)",
+                    .completes = Completes::kFile},
+                   kForce,
+                   kOutput},
+       .examples = {{"bitrung import resnet20.pt --model resnet20",
+                     "names, shapes and types are checked, every difference is listed"},
+                    {"bitrung import checkpoint.pth",
+                     "{'epoch': …, 'model_state_dict': …} as training scripts write it"}},
+       .function = import_command},
        .positionals = {{.name = "ACTION",
                         .help =
                             "fetch downloads one, list shows what is there, check reads the files",

@@ -249,6 +249,12 @@ absl::StatusOr<std::vector<v1::Job>> Connection::list_jobs(std::string_view expe
   return jobs;
 }
 
+absl::StatusOr<v1::GetJobResponse> Connection::get_job(const v1::JobReference& job) {
+  v1::GetJobRequest request;
+  *request.mutable_job() = job;
+  return call(*stubs_->jobs, &v1::JobService::Stub::GetJob, request);
+}
+
 absl::StatusOr<v1::ExplainJobResponse> Connection::explain(const v1::JobReference& job,
                                                            std::chrono::milliseconds deadline) {
   v1::ExplainJobRequest request;
@@ -351,6 +357,43 @@ absl::StatusOr<std::string> read_token_file(const std::filesystem::path& file) {
   if (!fd.valid()) return local_error(errno_status("open token file", file, errno));
   struct stat info {};
   if (::fstat(fd.get(), &info) != 0) {
+absl::Status Connection::download(const Digest& digest, const std::filesystem::path& file) {
+  const FileDescriptor fd(::open(file.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
+  if (!fd.valid()) return local_error(errno_status("create", file, errno));
+  v1::DownloadArtifactRequest request;
+  request.set_sha256(digest.hex());
+  Sha256 hash;
+  while (true) {
+    grpc::ClientContext context;
+    prepare(context, std::chrono::hours(24));
+    const auto reader = stubs_->artifacts->DownloadArtifact(&context, request);
+    const std::uint64_t before = request.offset();
+    v1::DownloadArtifactResponse chunk;
+    while (reader->Read(&chunk)) {
+      const absl::Status written = write_all(fd.get(), chunk.data(), file);
+      if (!written.ok()) {
+        context.TryCancel();
+        reader->Finish();
+        return local_error(written);
+      }
+      hash.update(chunk.data());
+      request.set_offset(request.offset() + chunk.data().size());
+    }
+    const absl::Status status = status_of(reader->Finish());
+    if (status.ok()) break;
+    if (!absl::IsUnavailable(status) || request.offset() == before) return status;
+  }
+  const Digest found = hash.finish();
+  if (found != digest) {
+    return absl::DataLossError(fmt::format(
+        "the {} bytes that the server at {} sent for artifact {} have digest {}; its copy or the "
+        "way is damaged",
+        request.offset(), address_, digest.hex(), found.hex()));
+  }
+  if (::fsync(fd.get()) != 0) return local_error(errno_status("sync", file, errno));
+  return absl::OkStatus();
+}
+
     return local_error(errno_status("stat token file", file, errno));
   }
   if ((info.st_mode & 077U) != 0) {

@@ -74,6 +74,7 @@ class Connection {
 
   // All of them, in submit order.
   absl::StatusOr<std::vector<v1::Job>> list_jobs(std::string_view experiment);
+  absl::StatusOr<v1::GetJobResponse> get_job(const v1::JobReference& job);
   absl::StatusOr<v1::ExplainJobResponse> explain(
       const v1::JobReference& job, std::chrono::milliseconds deadline = kCallDeadline);
   absl::StatusOr<v1::GetSeriesResponse> get_series(const v1::GetSeriesRequest& request);
@@ -93,6 +94,9 @@ class Connection {
   // server has it.
   absl::Status upload(const std::filesystem::path& file, const Digest& digest);
 
+  // Writes an artifact to a new file, going on after a broken stream as long as some of it arrives.
+  // DATA_LOSS if what came has another digest. What was written stays when it fails.
+  absl::Status download(const Digest& digest, const std::filesystem::path& file);
  private:
   struct Stubs;
 

@@ -1,11 +1,11 @@
 // A reader of pickles that executes nothing.
 //
 // A pickle is a program for a stack machine that may call any function by name. This reader knows
-// the instructions that lists, dictionaries, texts and numbers need, and six kinds of names: what
-// PyTorch writes for a state dict of tensors. They are recognised as data, not called; anything
-// else is refused by name. Sizes and counts are bounded; nothing recurses. A pure function of its
-// argument, thread-safe. Instructions: CPython, Lib/pickletools.py; tensors: PyTorch,
-// torch/serialization.py and torch/_utils.py.
+// the instructions that lists, dictionaries, texts and numbers need, and the names that PyTorch
+// writes for a state dict of tensors. These are recognised as data, not called; anything else is
+// refused by name. Sizes and counts are bounded; nothing recurses. A pure function of its argument,
+// thread-safe. Instructions: CPython, Lib/pickletools.py; tensors: PyTorch, torch/serialization.py
+// and torch/_utils.py.
 #pragma once
 
 #include <cstdint>

@@ -27,7 +27,10 @@ RULES = {
     "worker/agent": (("db/base", "db/artifacts.h", "db/words.h", "worker/agent", "worker/train/data/locate.h"),
                      TORCH + SQL + YAML),
     "client/experiment": (("db/base", "db/words.h", "client/experiment"), TORCH + SQL + ASIO + CLI),
-    "client/cli": (("db/base", "db/words.h", "client", "worker/train/data/locate.h"), TORCH + SQL + YAML),
+    "client/interop": (("db/base", "client/interop", "worker/train/nn/architecture.h", "worker/train/safetensors.h"),
+                       TORCH + GRPC + SQL + ASIO + YAML + CLI),
+    "client/cli": (("db/base", "db/words.h", "client", "worker/train/data/locate.h", "worker/train/nn/architecture.h",
+                    "worker/train/safetensors.h"), TORCH + SQL + YAML),
 }
 INCLUDE = re.compile(r'^\s*#\s*include\s*(["<])([^">]+)[">]', re.MULTILINE)
 PROJECT = ("db/", "server/", "worker/", "client/", "tests/")

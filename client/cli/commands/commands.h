@@ -22,6 +22,8 @@ absl::StatusOr<ExitCode> metrics_command(const Arguments& arguments, Streams& st
 absl::StatusOr<ExitCode> explain_command(const Arguments& arguments, Streams& streams);
 absl::StatusOr<ExitCode> cancel_command(const Arguments& arguments, Streams& streams);
 absl::StatusOr<ExitCode> retry_command(const Arguments& arguments, Streams& streams);
+absl::StatusOr<ExitCode> export_command(const Arguments& arguments, Streams& streams);
+absl::StatusOr<ExitCode> import_command(const Arguments& arguments, Streams& streams);
 absl::StatusOr<ExitCode> workers_command(const Arguments& arguments, Streams& streams);
 absl::StatusOr<ExitCode> drain_command(const Arguments& arguments, Streams& streams);
 absl::StatusOr<ExitCode> data_command(const Arguments& arguments, Streams& streams);
