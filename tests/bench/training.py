@@ -19,9 +19,11 @@ BIN = pathlib.Path(os.environ.get("BITRUNG_BIN", HERE.parents[1] / "build/releas
 
 
 def spec(options, bits):
-    return {"kind": "train", "numerics": 1, "model": f"resnet{options.depth}", "dataset": "synthetic",
+    return {"kind": "train", "numerics": 2, "model": f"resnet{options.depth}", "shortcut": "block", "dataset": "synthetic",
             "synthetic": {"train_images": options.images, "test_images": 128, "seed": 1}, "train_images": 0,
-            "method": {"weights": "dorefa", "activations": "dorefa"}, "bits": {"weights": bits, "activations": bits},
+            "method": {"weights": "dorefa", "activations": "dorefa"},
+            "bits": {"weights": bits, "activations": bits, "first": 32, "shortcut": 32, "last": 32, "gradients": 32,
+                     "layers": []},
             # The first epoch is the warm-up; both rates are of the training steps with their data, not of evaluations.
             "epochs": 2, "batch_size": options.batch_size, "seed": 1,
             "optimizer": {"kind": "sgd", "learning_rate": 0.1, "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4},
