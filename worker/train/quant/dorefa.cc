@@ -50,7 +50,8 @@ class ActivationFunction : public Function<ActivationFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, double levels) {
     context->save_for_backward({x});
     at::Tensor y = x.clamp(0, 1);
-    return levels == 1.0 ? y.sign_() : y.mul_(levels).round_().div_(levels);
+    // On [0, 1] the ceiling is the sign; LibTorch's sign would make 0 of NaN.
+    return levels == 1.0 ? y.ceil_() : y.mul_(levels).round_().div_(levels);
   }
 
   static variable_list backward(AutogradContext* context, variable_list gradients) {

@@ -95,7 +95,7 @@ Backward backward_by_operations(const at::Tensor& x, const at::Tensor& g, const 
                                 bool has_sums, bool is_by_channel) {
   const UniformRule rule = operands(given, x);
   const at::Tensor v = code_value(x, rule);
-  const at::Tensor code = v.round();
+  const at::Tensor code = clamped(v, rule.code_low - 1, rule.code_high + 1).round_();
   at::Tensor is_below;
   at::Tensor is_above;
   switch (rule.mask) {

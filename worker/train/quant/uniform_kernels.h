@@ -34,8 +34,9 @@ struct UniformNumbers {
 
 // Sums of the gradient from above, for learned tensors.
 struct UniformSums {
-  double inside = 0.0;  // Of g (rint(v) - v), where g reaches x.
-  double below = 0.0;   // Of g below the grid.
+  // Of g (rint(v) - v) where g reaches x, rint(v) being at most one code beyond the grid.
+  double inside = 0.0;
+  double below = 0.0;  // Of g below the grid.
   double above = 0.0;
 };
 
