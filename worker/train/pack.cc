@@ -205,11 +205,12 @@ class Packer {
     if (wrong.any().item<bool>()) {
       const at::Tensor first = wrong.view({-1}).nonzero()[0][0];
       const auto value = quantized.reshape({-1})[first.item<std::int64_t>()].item<double>();
-      fail_user_error(
-          what_ + ": " + std::to_string(wrong.sum().item<std::int64_t>()) + " weights of layer " +
-          layer.plan.name + ", for instance " + std::to_string(value) + ", are none of the " +
-          std::to_string(highest_code(bits) + 1) + " levels of method " + layer.weight_method +
-          " at " + std::to_string(bits) + " bits, so no code stands for them");
+      fail_user_error(what_ + ": " + std::to_string(wrong.sum().item<std::int64_t>()) +
+                      " weights of layer " + layer.plan.name + ", for instance " +
+                      std::to_string(value) + ", are none of the " +
+                      std::to_string(highest_code(bits) + 1) + " levels of method " +
+                      layer.weight_method + " at " + std::to_string(bits) +
+                      (bits == 1 ? " bit" : " bits") + ", so no code stands for them");
     }
     json entry = put_grid(levels, bits, layer.weight_method, prefix);
     entry["codes"] = prefix + "codes";
