@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
+#include <numeric>
 
 #include "db/base/check.h"
 #include "worker/train/quant/state.h"
@@ -34,13 +36,16 @@ class Magnitudes {
   // u in [0, 1]; NaN stays NaN.
   template <typename Real>
   Real nearest(Real u) const {
-    if (!(u > Real{0})) {
-      return u == Real{0} ? Real{0} : u;
+    if (std::isnan(u)) {
+      return u;
     }
-    // The cell (i - 1, i] has one nearest magnitude.
-    const Real position = std::ceil(u * static_cast<Real>(cells_));
     if (!table_.empty()) {
-      return static_cast<Real>(table_[static_cast<std::size_t>(position)]);
+      // The cell (i - 1, i] has one nearest magnitude, hence the ceiling. Nothing here branches on
+      // u, which is random.
+      const Real position = u * static_cast<Real>(cells_);
+      const auto below = static_cast<std::int32_t>(position);
+      const int is_between = static_cast<Real>(below) < position ? 1 : 0;
+      return static_cast<Real>(table_[static_cast<std::size_t>(below + is_between)]);
     }
     const auto above =
         std::lower_bound(midpoints_.begin(), midpoints_.end(), static_cast<double>(u));
@@ -112,71 +117,129 @@ Magnitudes::Magnitudes(int bits) : values_(apot_magnitudes(bits)) {
 
 enum class Sides : std::uint8_t { kOne, kBoth };  // Activations, weights.
 
-template <typename Real>
-Real level_of(const Magnitudes& magnitudes, Sides sides, Real u) {
-  if (sides == Sides::kOne) {
+// The level of u = x / a.
+template <Sides kSides, typename Real>
+Real level_of(const Magnitudes& magnitudes, Real u) {
+  if constexpr (kSides == Sides::kOne) {
     return magnitudes.nearest(u < Real{0} ? Real{0} : (u > Real{1} ? Real{1} : u));
   }
   const Real size = std::abs(u);
   return std::copysign(magnitudes.nearest(size > Real{1} ? Real{1} : size), u);
 }
 
+// The derivative of y by a, given level_of(u). Beyond the last level it is the sign, which is q.
+template <Sides kSides, typename Real>
+Real slope_of(Real u, Real q) {
+  const bool is_beyond = kSides == Sides::kOne ? u > Real{1} : std::abs(u) > Real{1};
+  return is_beyond ? q : q - u;
+}
+
+template <Sides kSides, typename Real>
+void write_levels(const at::Tensor& x, Real a, const Magnitudes& magnitudes, at::Tensor& y) {
+  const Real* const in = x.data_ptr<Real>();
+  Real* const out = y.data_ptr<Real>();
+  at::parallel_for(0, x.numel(), kValuesPerBlock, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      out[i] = level_of<kSides>(magnitudes, in[i] / a) * a;
+    }
+  });
+}
+
+// Gives da; writes dx, which may be undefined, for one-sided levels.
+template <Sides kSides, typename Real>
+double write_gradients(const at::Tensor& x, const at::Tensor& g, Real a,
+                       const Magnitudes& magnitudes, at::Tensor& dx) {
+  const Real* const in = x.data_ptr<Real>();
+  const Real* const above = g.data_ptr<Real>();
+  Real* const out = dx.defined() ? dx.data_ptr<Real>() : nullptr;
+  const std::int64_t count = x.numel();
+  const std::int64_t blocks = (count + kValuesPerBlock - 1) / kValuesPerBlock;
+  // Added in order, so that the sum does not depend on the number of threads.
+  std::vector<double> sums(static_cast<std::size_t>(blocks), 0.0);
+  at::parallel_for(0, blocks, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t block = begin; block < end; ++block) {
+      double sum = 0.0;
+      const std::int64_t last = std::min(count, (block + 1) * kValuesPerBlock);
+      for (std::int64_t i = block * kValuesPerBlock; i < last; ++i) {
+        const Real u = in[i] / a;
+        const Real q = level_of<kSides>(magnitudes, u);
+        sum += static_cast<double>(above[i]) * static_cast<double>(slope_of<kSides>(u, q));
+        if (out != nullptr) {
+          out[i] = u > Real{1} ? Real{0} : above[i];
+        }
+      }
+      sums[static_cast<std::size_t>(block)] = sum;
+    }
+  });
+  return std::accumulate(sums.begin(), sums.end(), 0.0);
+}
+
 bool has_loops(const at::Tensor& x) {
   return x.device().is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble);
 }
 
-// Levels of u = x / a.
 at::Tensor levels_by_operations(const at::Tensor& u, const Magnitudes& magnitudes, Sides sides) {
   return sides == Sides::kOne ? magnitudes.nearest_of(u.clamp(0, 1))
                               : magnitudes.nearest_of(u.abs().clamp_max(1)).mul_(u.sign());
 }
 
-class ApotFunction : public Function<ApotFunction> {
+// So that the magnitudes live as long as a backward pass may ask for them.
+struct HeldMagnitudes : torch::CustomClassHolder {
+  explicit HeldMagnitudes(std::shared_ptr<const Magnitudes> held) : magnitudes(std::move(held)) {}
+  std::shared_ptr<const Magnitudes> magnitudes;
+};
+
+template <Sides kSides>
+class ApotFunction : public Function<ApotFunction<kSides>> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& given,
-                            const at::Tensor& clip, const Magnitudes* magnitudes, Sides sides) {
+                            const at::Tensor& clip,
+                            const std::shared_ptr<const Magnitudes>& magnitudes) {
     const at::Tensor x = given.is_non_overlapping_and_dense() ? given : given.contiguous();
     const at::Tensor a = clip.detach().clamp_min(kClipMin);
-    at::Tensor u = x / a;
-    at::Tensor q;
+    context->save_for_backward({x, a});
+    context->saved_data["magnitudes"] =
+        c10::IValue::make_capsule(c10::make_intrusive<HeldMagnitudes>(magnitudes));
     if (!has_loops(x)) {
-      q = levels_by_operations(u, *magnitudes, sides);
-    } else if (x.scalar_type() == at::kFloat) {
-      q = levels_by_loops<float>(u, *magnitudes, sides);
-    } else {
-      q = levels_by_loops<double>(u, *magnitudes, sides);
+      return levels_by_operations(x / a, *magnitudes, kSides) * a;
     }
-    context->save_for_backward({u, q});
-    context->saved_data["is_one_sided"] = sides == Sides::kOne;
-    return q * a;
+    at::Tensor y = at::empty_like(x);
+    if (x.scalar_type() == at::kFloat) {
+      write_levels<kSides>(x, a.item<float>(), *magnitudes, y);
+    } else {
+      write_levels<kSides>(x, a.item<double>(), *magnitudes, y);
+    }
+    return y;
   }
 
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     const variable_list saved = context->get_saved_variables();
-    const at::Tensor& u = saved[0];
-    const at::Tensor& q = saved[1];
-    const at::Tensor& g = gradients[0];
-    // Beyond the last level q - u is to be sign u, which is q.
-    const bool is_one_sided = context->saved_data["is_one_sided"].toBool();
-    const at::Tensor is_beyond = is_one_sided ? u.gt(1) : u.abs().gt(1);
-    const at::Tensor slope = q - u.masked_fill(is_beyond, 0);
-    const at::Tensor da = at::sum(g * slope, at::kDouble).to(u.scalar_type());
-    return {is_one_sided ? g.masked_fill(is_beyond, 0) : g, da, at::Tensor(), at::Tensor()};
+    const at::Tensor& x = saved[0];
+    const at::Tensor& a = saved[1];
+    const auto held = context->saved_data["magnitudes"].toCapsule();
+    const Magnitudes& magnitudes = *static_cast<const HeldMagnitudes&>(*held).magnitudes;
+    if (!has_loops(x)) {
+      return backward_by_operations(x, a, gradients[0], magnitudes);
+    }
+    const at::Tensor g = gradients[0].strides() == x.strides()
+                             ? gradients[0]
+                             : at::empty_like(x).copy_(gradients[0]);
+    at::Tensor dx = kSides == Sides::kOne ? at::empty_like(x) : at::Tensor();
+    const double da = x.scalar_type() == at::kFloat
+                          ? write_gradients<kSides>(x, g, a.item<float>(), magnitudes, dx)
+                          : write_gradients<kSides>(x, g, a.item<double>(), magnitudes, dx);
+    return {dx.defined() ? dx : g, at::full({}, da, a.options()), at::Tensor()};
   }
 
  private:
-  template <typename Real>
-  static at::Tensor levels_by_loops(const at::Tensor& u, const Magnitudes& magnitudes,
-                                    Sides sides) {
-    at::Tensor q = at::empty_like(u);
-    const Real* const in = u.data_ptr<Real>();
-    Real* const out = q.data_ptr<Real>();
-    at::parallel_for(0, u.numel(), kValuesPerBlock, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = begin; i < end; ++i) {
-        out[i] = level_of(magnitudes, sides, in[i]);
-      }
-    });
-    return q;
+  static variable_list backward_by_operations(const at::Tensor& x, const at::Tensor& a,
+                                              const at::Tensor& g, const Magnitudes& magnitudes) {
+    const at::Tensor u = x / a;
+    const at::Tensor is_beyond = kSides == Sides::kOne ? u.gt(1) : u.abs().gt(1);
+    const at::Tensor slope =
+        levels_by_operations(u, magnitudes, kSides) - u.masked_fill(is_beyond, 0);
+    const at::Tensor da = at::sum(g * slope, at::kDouble).to(a.scalar_type());
+    return {kSides == Sides::kOne ? g.masked_fill(is_beyond, 0) : g, da, at::Tensor()};
   }
 };
 
@@ -188,7 +251,7 @@ class ApotWeights : public WeightQuantizer {
  public:
   explicit ApotWeights(const QuantizerSite& site) : clip_(make_learned(site, kFirstWeightClip)) {
     if (site.bits != kFullPrecisionBits) {
-      magnitudes_.emplace(site.bits - 1);
+      magnitudes_ = std::make_shared<Magnitudes>(site.bits - 1);
     }
   }
 
@@ -204,7 +267,7 @@ class ApotWeights : public WeightQuantizer {
       deviation = w.numel() > 1 ? w.std(/*unbiased=*/true) : at::zeros_like(mean);
       deviation = deviation + deviation.eq(0);
     }
-    return ApotFunction::apply((w - mean) / deviation, clip_, &*magnitudes_, Sides::kBoth);
+    return ApotFunction<Sides::kBoth>::apply((w - mean) / deviation, clip_, magnitudes_);
   }
 
   std::optional<Grid> grid(const at::Tensor&) override {
@@ -228,8 +291,8 @@ class ApotWeights : public WeightQuantizer {
   }
 
  private:
-  std::optional<Magnitudes> magnitudes_;  // Nothing at 32 bits.
-  at::Tensor clip_;                       // ()
+  std::shared_ptr<const Magnitudes> magnitudes_;  // Null at 32 bits.
+  at::Tensor clip_;                               // ()
 };
 
 class ApotActivations : public ActivationQuantizer {
@@ -237,7 +300,7 @@ class ApotActivations : public ActivationQuantizer {
   explicit ApotActivations(const QuantizerSite& site)
       : clip_(make_learned(site, kFirstActivationClip)) {
     if (site.bits != kFullPrecisionBits) {
-      magnitudes_.emplace(site.bits);
+      magnitudes_ = std::make_shared<Magnitudes>(site.bits);
     }
   }
 
@@ -245,7 +308,7 @@ class ApotActivations : public ActivationQuantizer {
     if (!magnitudes_) {
       return x;
     }
-    return ApotFunction::apply(x, clip_, &*magnitudes_, Sides::kOne);
+    return ApotFunction<Sides::kOne>::apply(x, clip_, magnitudes_);
   }
 
   std::optional<Grid> grid() override {
@@ -263,8 +326,8 @@ class ApotActivations : public ActivationQuantizer {
   }
 
  private:
-  std::optional<Magnitudes> magnitudes_;  // Nothing at 32 bits.
-  at::Tensor clip_;                       // ()
+  std::shared_ptr<const Magnitudes> magnitudes_;  // Null at 32 bits.
+  at::Tensor clip_;                               // ()
 };
 
 }  // namespace

@@ -161,6 +161,40 @@ BITRUNG_INLINE void gradients_any(const Real* x, const Real* g, std::int64_t cou
   }
 }
 
+template <typename Real>
+BITRUNG_INLINE void widen(const Real* x, std::int64_t count, Real& low, Real& high) {
+  std::array<Real, kLanes> lowest;
+  std::array<Real, kLanes> highest;
+  std::array<Real, kLanes> nothing{};  // Zeros, and NaN once there was one or an infinity.
+  lowest.fill(low);
+  highest.fill(high);
+  const std::int64_t rows = count / kLanes;
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const Real* const values = x + row * kLanes;
+#pragma GCC unroll 1  // Unrolled first, it is not vectorised.
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const auto i = static_cast<std::size_t>(lane);
+      const Real value = values[lane];
+      lowest[i] = value < lowest[i] ? value : lowest[i];
+      highest[i] = value > highest[i] ? value : highest[i];
+      nothing[i] += value * Real{0};
+    }
+  }
+  for (std::int64_t i = rows * kLanes; i < count; ++i) {
+    lowest[0] = x[i] < lowest[0] ? x[i] : lowest[0];
+    highest[0] = x[i] > highest[0] ? x[i] : highest[0];
+    nothing[0] += x[i] * Real{0};
+  }
+  for (std::size_t lane = 0; lane < kLanes; ++lane) {
+    low = lowest[lane] < low ? lowest[lane] : low;
+    high = highest[lane] > high ? highest[lane] : high;
+  }
+  for (const Real value : nothing) {
+    low += value;
+    high += value;
+  }
+}
+
 #if defined(__x86_64__)
 bool has_avx2() {
   return __builtin_cpu_supports("avx2");
@@ -177,6 +211,11 @@ BITRUNG_AVX2 void gradients_avx2(const Real* x, const Real* g, std::int64_t coun
                                  const UniformNumbers<Real>& numbers, GradientMask mask, Real* dx,
                                  UniformSums* sums) {
   gradients_any(x, g, count, numbers, mask, dx, sums);
+}
+
+template <typename Real>
+BITRUNG_AVX2 void widen_avx2(const Real* x, std::int64_t count, Real& low, Real& high) {
+  widen(x, count, low, high);
 }
 #endif
 
@@ -205,6 +244,16 @@ void write_uniform_gradients(const Real* x, const Real* g, std::int64_t count,
   gradients_any(x, g, count, numbers, mask, dx, sums);
 }
 
+template <typename Real>
+void widen_range(const Real* x, std::int64_t count, Real& low, Real& high) {
+#if defined(__x86_64__)
+  if (has_avx2()) {
+    return widen_avx2(x, count, low, high);
+  }
+#endif
+  widen(x, count, low, high);
+}
+
 template void write_uniform(const float*, std::int64_t, const UniformNumbers<float>&, float*);
 template void write_uniform(const double*, std::int64_t, const UniformNumbers<double>&, double*);
 template void write_uniform_gradients(const float*, const float*, std::int64_t,
@@ -213,5 +262,7 @@ template void write_uniform_gradients(const float*, const float*, std::int64_t,
 template void write_uniform_gradients(const double*, const double*, std::int64_t,
                                       const UniformNumbers<double>&, GradientMask, double*,
                                       UniformSums*);
+template void widen_range(const float*, std::int64_t, float&, float&);
+template void widen_range(const double*, std::int64_t, double&, double&);
 
 }  // namespace bitrung::train

@@ -50,4 +50,8 @@ void write_uniform_gradients(const Real* x, const Real* g, std::int64_t count,
                              const UniformNumbers<Real>& numbers, GradientMask mask, Real* dx,
                              UniformSums* sums);
 
+// Widens [low, high] to hold x. A NaN or an infinity in x makes both NaN.
+template <typename Real>
+void widen_range(const Real* x, std::int64_t count, Real& low, Real& high);
+
 }  // namespace bitrung::train

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "tests/unit/worker/train/quant/subject.h"
+#include "worker/train/quant/state.h"
 #include "worker/train/quant/uniform.h"
 
 namespace bitrung::train {
@@ -190,6 +191,21 @@ TEST(Uniform, Loops_AreTheOperations) {
           EXPECT_NEAR(loops.b.item<double>(), operations.b.item<double>(), tolerance);
         }
       }
+    }
+  }
+}
+
+TEST(Extremes, Loops_AreTheOperations) {
+  for (const at::ScalarType type : {at::kDouble, at::kFloat}) {
+    for (const std::int64_t count : {1, 15, 16, 17, 100003}) {
+      const at::Tensor x = values(4 * 100003).to(type).flatten().slice(0, 7, 7 + count);
+      const Extremes found = extremes(x, /*by_channel=*/false);
+      EXPECT_EQ(found.low.item<double>(), x.min().item<double>()) << count;
+      EXPECT_EQ(found.high.item<double>(), x.max().item<double>()) << count;
+      const at::Tensor with_nan = x.clone();
+      with_nan[count / 2] = std::nan("");
+      EXPECT_TRUE(std::isnan(extremes(with_nan, false).low.item<double>())) << count;
+      EXPECT_TRUE(std::isnan(extremes(with_nan, false).high.item<double>())) << count;
     }
   }
 }
