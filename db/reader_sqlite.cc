@@ -38,6 +38,8 @@ struct Statements {
   Statement inputs;
   Statement job_name;
   Statement attempts;
+  Statement report;
+  Statement evaluations;
   Statement series;
   Statement points;
   Statement logs;
@@ -94,6 +96,21 @@ constexpr auto kOperations = std::to_array<Operation>({
     {&Statements::job_name, "job_name", "SELECT name FROM job WHERE id = ?"},
     {&Statements::attempts, "attempts",
      "SELECT {} FROM attempt AS a WHERE a.job_id = ? ORDER BY a.attempt", kAttemptColumns},
+    {&Statements::report, "report",
+     "SELECT r.report_json FROM job AS j JOIN report AS r ON r.job_id = coalesce(j.cached_from, "
+     "j.id) WHERE j.id = ?"},
+    {&Statements::evaluations, "evaluations",
+     // Text is not a number, whatever SQLite would make of it.
+     "SELECT id, iif(typeof(top1) = 'text', NULL, top1), iif(typeof(top5) = 'text', NULL, top5), "
+     "iif(typeof(nll) = 'text', NULL, nll), iif(typeof(brier) = 'text', NULL, brier), "
+     "iif(typeof(ece) = 'text', NULL, ece) FROM (SELECT j.id AS id, "
+     "r.report_json ->> '$.evaluation.top1' AS top1, "
+     "r.report_json ->> '$.evaluation.top5' AS top5, "
+     "r.report_json ->> '$.evaluation.nll' AS nll, "
+     "r.report_json ->> '$.evaluation.brier' AS brier, "
+     "r.report_json ->> '$.evaluation.ece' AS ece "
+     "FROM job AS j JOIN report AS r ON r.job_id = coalesce(j.cached_from, j.id) "
+     "WHERE j.experiment_id = ?) ORDER BY id"},
     {&Statements::series, "series",
      "SELECT series_id, attempt, name, point_count, first_step, last_step, min, max, last FROM "
      "series "
@@ -264,6 +281,23 @@ class SqliteReader final : public StoreReader {
   absl::StatusOr<std::vector<AttemptRow>> attempts(JobId id) override {
     return in_snapshot(
         [&] { return all<AttemptRow>(statements_.attempts.query(id), read_attempt); });
+  }
+
+  absl::StatusOr<std::optional<std::string>> report(JobId id) override {
+    return in_snapshot([&]() -> absl::StatusOr<std::optional<std::string>> {
+      BITRUNG_ASSIGN_OR_RETURN(auto found, texts(statements_.report.query(id)));
+      if (found.empty()) return std::nullopt;
+      return std::move(found.front());
+    });
+  }
+
+  absl::StatusOr<std::vector<EvaluationRow>> evaluations(ExperimentId id) override {
+    return in_snapshot([&] {
+      return all<EvaluationRow>(
+          statements_.evaluations.query(id), [](Rows& rows, EvaluationRow& row) {
+            rows.read(row.job, row.top1, row.top5, row.nll, row.brier, row.ece);
+          });
+    });
   }
 
   absl::StatusOr<std::vector<SeriesRow>> series(JobId id, const std::vector<std::string>& names,

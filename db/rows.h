@@ -160,6 +160,18 @@ struct LogRow {
   bool operator==(const LogRow&) const = default;
 };
 
+// The numbers of a report's final evaluation on the test set; accuracies in percent.
+struct EvaluationRow {
+  JobId job{};
+  std::optional<double> top1;
+  std::optional<double> top5;
+  std::optional<double> nll;
+  std::optional<double> brier;
+  std::optional<double> ece;
+
+  bool operator==(const EvaluationRow&) const = default;
+};
+
 // One metric of one attempt.
 struct SeriesRow {
   JobId job{};

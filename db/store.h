@@ -59,6 +59,9 @@ class Store {
   // Inserts or updates by (job, attempt).
   virtual absl::Status save_attempt(const AttemptRow& row) = 0;
   virtual absl::Status insert_pin(const PinRow& row) = 0;
+  // What was measured of the network of a job that has succeeded, a JSON object. The schema refuses
+  // (INTERNAL) a second one and what is no object.
+  virtual absl::Status insert_report(JobId job, std::string_view report_json) = 0;
   // Inserts or updates by id.
   virtual absl::Status save_worker(const WorkerRow& row) = 0;
   virtual absl::Status record_artifact(const Digest& sha256, std::uint64_t size_bytes,
@@ -117,6 +120,12 @@ class StoreReader {
   virtual absl::StatusOr<JobRow> job(ExperimentId id, std::string_view job_name) = 0;
   virtual absl::StatusOr<std::string> job_name(JobId id) = 0;
   virtual absl::StatusOr<std::vector<AttemptRow>> attempts(JobId id) = 0;
+
+  // The report of a job, or of the job it was cached from; nothing if there is none.
+  virtual absl::StatusOr<std::optional<std::string>> report(JobId id) = 0;
+  // The final evaluations in the reports of an experiment's jobs, by id; jobs without a report are
+  // left out.
+  virtual absl::StatusOr<std::vector<EvaluationRow>> evaluations(ExperimentId id) = 0;
 
   // Names of the series with their summaries; points too if asked. Empty `names` means all. By
   // attempt, then name.

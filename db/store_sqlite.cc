@@ -56,6 +56,7 @@ struct Statements {
   Statement set_experiment_finished;
   Statement save_attempt;
   Statement insert_pin;
+  Statement insert_report;
   Statement save_worker;
   Statement record_artifact;
   Statement find_watermarks;
@@ -131,6 +132,8 @@ constexpr auto kOperations = std::to_array<Operation>({
      "resumed_epoch = excluded.resumed_epoch"},
     {&Statements::insert_pin, "insert_pin",
      "INSERT INTO dataset_pin (experiment_id, dataset, sha256) VALUES (?, ?, ?)"},
+    {&Statements::insert_report, "insert_report",
+     "INSERT INTO report (job_id, report_json) VALUES (?, ?)"},
     {&Statements::save_worker, "save_worker",
      "INSERT INTO worker (id, name, version, draining, last_seen_ms, inventory_json) VALUES (?, ?, "
      "?, ?, ?, ?) "
@@ -263,6 +266,10 @@ class SqliteStore final : public Store {
 
   absl::Status insert_pin(const PinRow& row) override {
     return run_in_turn(statements_.insert_pin, row.experiment, row.dataset, row.sha256);
+  }
+
+  absl::Status insert_report(JobId job, std::string_view report_json) override {
+    return run_in_turn(statements_.insert_report, job, report_json);
   }
 
   absl::Status save_worker(const WorkerRow& row) override {

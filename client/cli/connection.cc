@@ -266,9 +266,18 @@ absl::StatusOr<v1::GetSeriesResponse> Connection::get_series(const v1::GetSeries
   return call(*stubs_->jobs, &v1::JobService::Stub::GetSeries, request);
 }
 
-absl::StatusOr<v1::GetResultsResponse> Connection::get_results(std::string_view experiment) {
-  v1::GetResultsRequest request;
-  request.set_experiment(std::string(experiment));
+absl::StatusOr<v1::GetReportResponse> Connection::get_report(const v1::JobReference& job) {
+  v1::GetReportRequest request;
+  *request.mutable_job() = job;
+  return call(*stubs_->jobs, &v1::JobService::Stub::GetReport, request);
+}
+
+absl::StatusOr<v1::CompareResponse> Connection::compare(const v1::CompareRequest& request) {
+  return call(*stubs_->results, &v1::ResultsService::Stub::Compare, request);
+}
+
+absl::StatusOr<v1::GetResultsResponse> Connection::get_results(
+    const v1::GetResultsRequest& request) {
   return call(*stubs_->results, &v1::ResultsService::Stub::GetResults, request);
 }
 
@@ -352,11 +361,6 @@ absl::Status Connection::upload(const std::filesystem::path& file, const Digest&
   return status_of(writer->Finish());
 }
 
-absl::StatusOr<std::string> read_token_file(const std::filesystem::path& file) {
-  const FileDescriptor fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd.valid()) return local_error(errno_status("open token file", file, errno));
-  struct stat info {};
-  if (::fstat(fd.get(), &info) != 0) {
 absl::Status Connection::download(const Digest& digest, const std::filesystem::path& file) {
   const FileDescriptor fd(::open(file.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
   if (!fd.valid()) return local_error(errno_status("create", file, errno));
@@ -394,6 +398,11 @@ absl::Status Connection::download(const Digest& digest, const std::filesystem::p
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::string> read_token_file(const std::filesystem::path& file) {
+  const FileDescriptor fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) return local_error(errno_status("open token file", file, errno));
+  struct stat info {};
+  if (::fstat(fd.get(), &info) != 0) {
     return local_error(errno_status("stat token file", file, errno));
   }
   if ((info.st_mode & 077U) != 0) {

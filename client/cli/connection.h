@@ -78,7 +78,9 @@ class Connection {
   absl::StatusOr<v1::ExplainJobResponse> explain(
       const v1::JobReference& job, std::chrono::milliseconds deadline = kCallDeadline);
   absl::StatusOr<v1::GetSeriesResponse> get_series(const v1::GetSeriesRequest& request);
-  absl::StatusOr<v1::GetResultsResponse> get_results(std::string_view experiment);
+  absl::StatusOr<v1::GetResultsResponse> get_results(const v1::GetResultsRequest& request);
+  absl::StatusOr<v1::GetReportResponse> get_report(const v1::JobReference& job);
+  absl::StatusOr<v1::CompareResponse> compare(const v1::CompareRequest& request);
 
   absl::StatusOr<std::vector<v1::Worker>> list_workers();
   absl::StatusOr<v1::Worker> drain(std::string_view worker, bool drain);
@@ -93,10 +95,10 @@ class Connection {
   // Uploads a file under its digest, from where an interrupted upload stopped. Nothing moves if the
   // server has it.
   absl::Status upload(const std::filesystem::path& file, const Digest& digest);
-
   // Writes an artifact to a new file, going on after a broken stream as long as some of it arrives.
   // DATA_LOSS if what came has another digest. What was written stays when it fails.
   absl::Status download(const Digest& digest, const std::filesystem::path& file);
+
  private:
   struct Stubs;
 

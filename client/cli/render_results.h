@@ -9,11 +9,11 @@
 
 namespace bitrung::cli {
 
-// The table of bits by entry, the counts, the failures and the next commands.
+// The table of bits by entry, best paths, the counts, the failures and the next commands.
 std::string render_results_text(const v1::GetResultsResponse& results, const Style& style);
 // A header and one line per cell of the table.
 std::string render_results_tsv(const v1::GetResultsResponse& results);
-// {experiment, state, jobs}: the promised shape.
+// {experiment, state, jobs, metric, …}: the promised shape.
 std::string render_results_json(const v1::GetResultsResponse& results);
 
 std::string render_results(const v1::GetResultsResponse& results, OutputMode mode,

@@ -142,6 +142,7 @@ struct AttemptSucceeded {
   SessionId session{};
   AttemptKey key;
   db::ResultRow result;
+  std::string report_json = {};  // What was measured of the network, as JSON; empty for none.
 };
 struct AttemptFailed {
   SessionId session{};
@@ -181,6 +182,10 @@ struct SaveAttempt {
 };
 struct SavePin {
   db::PinRow row;
+};
+struct SaveReport {
+  JobId job{};  // It succeeded in this step.
+  std::string report_json;
 };
 struct SaveWorker {
   std::string worker_id;  // Core::worker(worker_id).
@@ -225,7 +230,7 @@ struct Send {
   Message message;
 };
 
-using Effect = std::variant<AddExperiment, SaveJob, SaveAttempt, SavePin, SaveWorker,
+using Effect = std::variant<AddExperiment, SaveJob, SaveAttempt, SavePin, SaveReport, SaveWorker,
                             SaveExperimentFinished, Send>;
 using Effects = std::vector<Effect>;
 

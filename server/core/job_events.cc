@@ -142,6 +142,7 @@ void Core::State::on(const AttemptSucceeded& event) {
     equal[job.group].winner = index;
     end_attempt(index, AttemptState::kSucceeded, FailureClass::kNone, "");
     record_success(index, JobEvent::kSucceeded, jobs.add_result(event.result));
+    if (!event.report_json.empty()) effects.push_back(SaveReport{event.key.job, event.report_json});
     measure(job, event.result);
   }
   send(event.session, OutcomeReply{event.key});

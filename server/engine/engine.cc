@@ -175,6 +175,7 @@ void Engine::take(core::Effects effects) {
             },
             [this](core::SaveAttempt& save) { turn_.attempts.push_back(std::move(save.row)); },
             [this](core::SavePin& save) { turn_.pins.push_back(std::move(save.row)); },
+            [this](core::SaveReport& save) { turn_.reports.push_back(std::move(save)); },
             [this](core::SaveWorker& save) { turn_.workers.push_back(std::move(save.worker_id)); },
             [this](const core::SaveExperimentFinished& save) {
               turn_.finished.push_back(save);
@@ -202,7 +203,7 @@ void Engine::take(core::Effects effects) {
 
 absl::Status Engine::write_rows() {
   if (turn_.changed_jobs.empty() && turn_.attempts.empty() && turn_.pins.empty() &&
-      turn_.workers.empty() && turn_.finished.empty()) {
+      turn_.reports.empty() && turn_.workers.empty() && turn_.finished.empty()) {
     return absl::OkStatus();
   }
   BITRUNG_RETURN_IF_ERROR(ensure_transaction());
@@ -234,11 +235,14 @@ absl::Status Engine::write_rows() {
   for (const db::PinRow& row : turn_.pins) BITRUNG_RETURN_IF_ERROR(store_.insert_pin(row));
   for (const db::AttemptRow& row : turn_.attempts)
     BITRUNG_RETURN_IF_ERROR(store_.save_attempt(row));
+  for (const core::SaveReport& report : turn_.reports)
+    BITRUNG_RETURN_IF_ERROR(store_.insert_report(report.job, report.report_json));
   for (const auto& finished : turn_.finished) {
     BITRUNG_RETURN_IF_ERROR(store_.set_experiment_finished(finished.id, finished.finished_at_ms));
   }
   turn_.pins.clear();
   turn_.attempts.clear();
+  turn_.reports.clear();
   turn_.workers.clear();
   turn_.finished.clear();
   return absl::OkStatus();

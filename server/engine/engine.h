@@ -182,6 +182,7 @@ class Engine {
     std::unordered_map<std::int64_t, db::JobSpecRow> new_jobs;  // Not inserted yet, by number.
     std::vector<db::PinRow> pins;
     std::vector<db::AttemptRow> attempts;  // In order: an old attempt ends before a new one lives.
+    std::vector<core::SaveReport> reports;
     std::vector<std::string> workers;
     std::vector<core::SaveExperimentFinished> finished;
     std::unordered_set<std::int64_t> touched_experiments;  // To be published.

@@ -6,6 +6,7 @@
 
 #include "db/base/check.h"
 #include "db/base/status.h"
+#include "server/rpc/report.h"
 
 namespace bitrung::rpc {
 
@@ -213,6 +214,25 @@ absl::StatusOr<db::JobRow> find_job(const Context& context, const v1::JobReferen
   BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow experiment,
                            context.reader.experiment(reference.experiment()));
   return context.reader.job(experiment.id, reference.job());
+}
+
+absl::StatusOr<std::string> report_of(const Context& context, const db::JobRow& job) {
+  const std::int64_t experiment = number(job.spec.experiment);
+  if (job.state.state != JobState::kSucceeded) {
+    return absl::FailedPreconditionError(fmt::format(
+        "{0} is {1}; a job has a report when it has succeeded: bitrung {2} {3}{4}", job.spec.name,
+        name(job.state.state), is_terminal(job.state.state) ? "retry" : "wait", experiment,
+        is_terminal(job.state.state) ? "/" + job.spec.name : std::string()));
+  }
+  BITRUNG_ASSIGN_OR_RETURN(std::optional<std::string> report, context.reader.report(job.spec.id));
+  if (!report) {
+    return absl::NotFoundError(
+        fmt::format("{0} has no report: the trainer that made it sent none, because it is older or "
+                    "because the report was larger than {1} KiB; an entry with `evaluate: {0}` "
+                    "measures the network again",
+                    job.spec.name, kReportBytesMax >> 10));
+  }
+  return *std::move(report);
 }
 
 }  // namespace bitrung::rpc

@@ -44,5 +44,8 @@ ExperimentState experiment_state(const db::ExperimentCounts& counts);
 
 // The job that a reference names.
 absl::StatusOr<db::JobRow> find_job(const Context& context, const v1::JobReference& reference);
+// What was measured of the job's network. FAILED_PRECONDITION if it has not succeeded, NOT_FOUND if
+// there is no report; both say what to do.
+absl::StatusOr<std::string> report_of(const Context& context, const db::JobRow& job);
 
 }  // namespace bitrung::rpc

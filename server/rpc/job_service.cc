@@ -181,6 +181,17 @@ class JobServiceImpl final : public v1::JobService::CallbackService {
     });
   }
 
+  grpc::ServerUnaryReactor* GetReport(grpc::CallbackServerContext* call,
+                                      const v1::GetReportRequest* request,
+                                      v1::GetReportResponse* response) override {
+    return answer_now(context_, call, [this, request, response]() -> absl::Status {
+      BITRUNG_ASSIGN_OR_RETURN(const db::JobRow row, find_job(context_, request->job()));
+      BITRUNG_ASSIGN_OR_RETURN(*response->mutable_report_json(), report_of(context_, row));
+      BITRUNG_ASSIGN_OR_RETURN(*response->mutable_job(), job_view(context_, row));
+      return absl::OkStatus();
+    });
+  }
+
   grpc::ServerUnaryReactor* ListJobs(grpc::CallbackServerContext* call,
                                      const v1::ListJobsRequest* request,
                                      v1::ListJobsResponse* response) override {

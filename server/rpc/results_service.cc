@@ -1,20 +1,22 @@
 // ResultsService: the table of a study, computed once for everybody.
-#include <algorithm>
-#include <cmath>
 #include <limits>
-#include <map>
-#include <optional>
-#include <string>
 #include <vector>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
 #include "bitrung/v1/results_service.grpc.pb.h"
 #include "db/base/status.h"
+#include "server/rpc/best_paths.h"
+#include "server/rpc/comparison.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/results_table.h"
 #include "server/rpc/services.h"
 
 namespace bitrung::rpc {
 namespace {
+
+constexpr std::size_t kJobsPerSideMax = 1000;
 
 class ResultsServiceImpl final : public v1::ResultsService::CallbackService {
  public:
@@ -24,6 +26,8 @@ class ResultsServiceImpl final : public v1::ResultsService::CallbackService {
                                        const v1::GetResultsRequest* request,
                                        v1::GetResultsResponse* response) override {
     return answer_now(context_, call, [this, request, response]() -> absl::Status {
+      ResultsQuery query{{request->group_by().begin(), request->group_by().end()}, Metric::kTop1};
+      BITRUNG_ASSIGN_OR_RETURN(query.metric, parse_metric(request->metric()));
       BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow experiment,
                                context_.reader.experiment(request->experiment()));
       BITRUNG_ASSIGN_OR_RETURN(
@@ -34,12 +38,51 @@ class ResultsServiceImpl final : public v1::ResultsService::CallbackService {
       for (const db::JobRow& row : rows) {
         BITRUNG_ASSIGN_OR_RETURN(*response->add_jobs(), job_view(context_, row));
       }
-      fill_results_table(rows, *response);
-      return absl::OkStatus();
+      Evaluations evaluations;
+      if (query.metric != Metric::kTop1 && query.metric != Metric::kValidation) {
+        BITRUNG_ASSIGN_OR_RETURN(const auto found, context_.reader.evaluations(experiment.id));
+        for (const db::EvaluationRow& row : found) evaluations[row.job] = row;
+      }
+      fill_best_paths(rows, *response);
+      return fill_results_table(rows, evaluations, query, *response);
+    });
+  }
+
+  grpc::ServerUnaryReactor* Compare(grpc::CallbackServerContext* call,
+                                    const v1::CompareRequest* request,
+                                    v1::CompareResponse* response) override {
+    return answer_now(context_, call, [this, request, response]() -> absl::Status {
+      std::vector<db::JobRow> rows_a;
+      std::vector<db::JobRow> rows_b;
+      Reports reports;
+      BITRUNG_ASSIGN_OR_RETURN(const ComparedJobs a, read_side(request->a(), rows_a, reports));
+      BITRUNG_ASSIGN_OR_RETURN(const ComparedJobs b, read_side(request->b(), rows_b, reports));
+      return fill_comparison(a, b, reports, *response);
     });
   }
 
  private:
+  // The jobs of a side, which borrow the rows, and their reports.
+  absl::StatusOr<ComparedJobs> read_side(const v1::JobReference& reference,
+                                         std::vector<db::JobRow>& rows, Reports& reports) const {
+    BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow experiment,
+                             context_.reader.experiment(reference.experiment()));
+    BITRUNG_ASSIGN_OR_RETURN(
+        rows, context_.reader.jobs(experiment.id, std::numeric_limits<std::int32_t>::max(), 0));
+    BITRUNG_ASSIGN_OR_RETURN(ComparedJobs side,
+                             select_jobs(rows, reference.experiment(), reference.job()));
+    if (side.jobs.size() > kJobsPerSideMax) {
+      return absl::ResourceExhaustedError(
+          fmt::format("{} has {} jobs, the limit of a comparison is {}; name an entry or a job",
+                      side.label, side.jobs.size(), kJobsPerSideMax));
+    }
+    for (const NamedJob& job : side.jobs) {
+      BITRUNG_ASSIGN_OR_RETURN(const auto report, context_.reader.report(job.job->spec.id));
+      if (report) reports[job.job->spec.id] = nlohmann::json::parse(*report, nullptr, false);
+    }
+    return side;
+  }
+
   const Context& context_;
 };
 

@@ -11,6 +11,7 @@
 #include "bitrung/v1/worker_service.grpc.pb.h"
 #include "db/base/status.h"
 #include "server/rpc/convert.h"
+#include "server/rpc/report.h"
 #include "server/rpc/services.h"
 
 namespace bitrung::rpc {
@@ -307,7 +308,9 @@ class Session final
       case v1::Outcome::kSucceeded: {
         BITRUNG_ASSIGN_OR_RETURN(db::ResultRow result, rpc::from_proto(outcome.succeeded()));
         BITRUNG_RETURN_IF_ERROR(stored_artifact(outcome.succeeded().artifact_sha256()).status());
-        context_.engine.post(core::AttemptSucceeded{id_, key, std::move(result)});
+        BITRUNG_ASSIGN_OR_RETURN(std::string report, checked_report(outcome.report_json()));
+        context_.engine.post(
+            core::AttemptSucceeded{id_, key, std::move(result), std::move(report)});
         return absl::OkStatus();
       }
       case v1::Outcome::kFailed: {

@@ -554,7 +554,8 @@ void Core::on(const FileStored& event) {
   if (event.purpose == FilePurpose::kModel) {
     if (attempt->phase != Phase::kStoring) return;
     BITRUNG_CHECK(attempt->result.has_value());
-    return end(*attempt, Succeeded{*attempt->result, event.artifact});
+    return end(*attempt,
+               Succeeded{*attempt->result, event.artifact, std::move(attempt->report_json)});
   }
   attempt->storing = false;
   if (wants_resume_state(*attempt)) attempt->stored = StoredCheckpoint{event.epoch, event.artifact};
@@ -725,6 +726,13 @@ void Core::train(Attempt& attempt, const TrainingSucceeded& event) {
     attempt.kill_at.reset();
     attempt.timeout_at.reset();
     attempt.result = event.result;
+    attempt.report_json = event.report_json;
+    if (event.report_bytes_left_out > 0) {
+      log(LogLevel::kWarning,
+          fmt::format("the report of attempt {} has {} bytes, the limit is {}; its result is kept "
+                      "without it",
+                      to_string(attempt.offer.key), event.report_bytes_left_out, kReportBytesMax));
+    }
     actions_.push_back(StoreFile{attempt.offer.key, FilePurpose::kModel, 0, event.path});
   }
   start_next(slot);

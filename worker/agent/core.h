@@ -187,6 +187,8 @@ struct CheckpointWritten {
 struct TrainingSucceeded {
   Result result;
   std::string path;
+  std::string report_json = {};           // Empty for none.
+  std::size_t report_bytes_left_out = 0;  // Size of a report above kReportBytesMax.
 };
 struct TrainingFailed {
   FailureClass failure_class{};
@@ -424,6 +426,7 @@ class Core {
     Time transfer_not_before{};
 
     std::optional<Result> result;  // While the model file is being stored.
+    std::string report_json;       // Likewise.
     std::optional<Outcome> outcome;
     bool outcome_durable = false;
     bool outcome_said = false;

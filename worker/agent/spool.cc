@@ -278,7 +278,8 @@ std::string to_json(const Outcome& outcome) {
             {"test_loss", optional_number(result.test_loss)},
             {"best_epoch", result.best_epoch},
             {"duration_seconds", result.duration_seconds},
-            {"images_per_second", result.images_per_second}};
+            {"images_per_second", result.images_per_second},
+            {"report_json", succeeded->report_json}};
   } else if (const auto* failed = std::get_if<Failed>(&outcome)) {
     root = {{"outcome", "failed"},
             {"failure_class", std::string(name(failed->failure_class))},
@@ -307,6 +308,8 @@ absl::StatusOr<Outcome> parse_outcome(std::string_view text) {
         optional_double(root.at("test_accuracy")), optional_double(root.at("validation_accuracy")),
         optional_double(root.at("test_loss")),     root.at("best_epoch").get<std::uint32_t>(),
         root.at("duration_seconds").get<double>(), root.at("images_per_second").get<double>()};
+    // Spools of earlier versions have none.
+    succeeded.report_json = root.value("report_json", std::string());
     return succeeded;
   } catch (const json::exception& error) {
     return absl::InvalidArgumentError(error.what());

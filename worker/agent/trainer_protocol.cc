@@ -52,6 +52,13 @@ TrainingSucceeded parse_succeeded(const json& event) {
   succeeded.result.best_epoch = result.at("best_epoch").get<std::uint32_t>();
   succeeded.result.duration_seconds = optional_double(result, "duration_seconds").value_or(0);
   succeeded.result.images_per_second = optional_double(result, "images_per_second").value_or(0);
+  if (const auto report = event.find("report"); report != event.end() && report->is_object()) {
+    succeeded.report_json = report->dump();
+    if (succeeded.report_json.size() > kReportBytesMax) {
+      succeeded.report_bytes_left_out = succeeded.report_json.size();
+      succeeded.report_json.clear();
+    }
+  }
   return succeeded;
 }
 

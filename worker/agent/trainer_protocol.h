@@ -24,7 +24,8 @@ struct KeyedEvent {
 using TrainerEvent = std::variant<ReadyEvent, KeyedEvent>;
 
 // INVALID_ARGUMENT names what is missing or wrong. Values that are not finite and series with long
-// names are left out of points: the wire has no place for them.
+// names are left out of points: the wire has no place for them. So is a report above
+// kReportBytesMax: a result must not be lost for it.
 absl::StatusOr<TrainerEvent> parse_trainer_event(std::string_view line);
 
 // Commands, each with its line end. `paths` has every input and the resume state of the offer.

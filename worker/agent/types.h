@@ -30,6 +30,8 @@ inline constexpr std::uint64_t kLinesPerBatchMax = 200;
 inline constexpr std::size_t kLineBytesMax = 4096;
 // Names of series are short words; longer ones would let a batch outgrow a message.
 inline constexpr std::size_t kSeriesNameBytesMax = 128;
+// A report that fits a message with the numbers beside it, and the trainer's line of 1 MiB.
+inline constexpr std::size_t kReportBytesMax = std::size_t{768} << 10;
 
 struct AttemptKey {
   JobId job{};
@@ -98,6 +100,7 @@ struct Result {
 struct Succeeded {
   Result result;
   Digest artifact;
+  std::string report_json = {};  // What was measured of the network; empty for none.
 };
 struct Failed {
   FailureClass failure_class = FailureClass::kTrainerCrashed;

@@ -247,6 +247,7 @@ v1::OpenSessionRequest to_request(const SendOutcome& action) {
     wire->set_duration_seconds(result.duration_seconds);
     wire->set_images_per_second(result.images_per_second);
     wire->set_artifact_sha256(succeeded->artifact.hex());
+    outcome->set_report_json(succeeded->report_json);
   } else if (const auto* failed = std::get_if<Failed>(&action.outcome)) {
     outcome->mutable_failed()->set_failure_class(to_wire(failed->failure_class));
     outcome->mutable_failed()->set_message(to_utf8(failed->message));

@@ -17,6 +17,8 @@ absl::StatusOr<ExitCode> status_command(const Arguments& arguments, Streams& str
 absl::StatusOr<ExitCode> watch_command(const Arguments& arguments, Streams& streams);
 absl::StatusOr<ExitCode> wait_command(const Arguments& arguments, Streams& streams);
 absl::StatusOr<ExitCode> results_command(const Arguments& arguments, Streams& streams);
+absl::StatusOr<ExitCode> compare_command(const Arguments& arguments, Streams& streams);
+absl::StatusOr<ExitCode> inspect_command(const Arguments& arguments, Streams& streams);
 absl::StatusOr<ExitCode> logs_command(const Arguments& arguments, Streams& streams);
 absl::StatusOr<ExitCode> metrics_command(const Arguments& arguments, Streams& streams);
 absl::StatusOr<ExitCode> explain_command(const Arguments& arguments, Streams& streams);

@@ -71,7 +71,9 @@ class Study {
 
   // The results as asked for, kept until everything is stopped.
   absl::Status fetch_results(Connection& connection) {
-    BITRUNG_ASSIGN_OR_RETURN(results_, connection.get_results(experiment_));
+    v1::GetResultsRequest request;
+    request.set_experiment(experiment_);
+    BITRUNG_ASSIGN_OR_RETURN(results_, connection.get_results(request));
     return absl::OkStatus();
   }
 

@@ -1,4 +1,7 @@
 // Commands that ask once and show the answer: list, status, results, workers, explain.
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <ostream>
 
 #include "client/cli/commands/commands.h"
@@ -56,10 +59,24 @@ absl::StatusOr<ExitCode> status_command(const Arguments& arguments, Streams& str
 absl::StatusOr<ExitCode> results_command(const Arguments& arguments, Streams& streams) {
   BITRUNG_ASSIGN_OR_RETURN(const auto session, open_session(arguments));
   Connection& connection = session->connection();
-  BITRUNG_ASSIGN_OR_RETURN(const std::string experiment,
+  v1::GetResultsRequest request;
+  for (const std::string& list : arguments.values("--group-by")) {
+    for (std::size_t begin = 0; begin <= list.size();) {
+      const std::size_t end = std::min(list.find(',', begin), list.size());
+      if (end == begin) {
+        return absl::InvalidArgumentError(
+            fmt::format("--group-by \"{}\" has an empty name; names of options with commas "
+                        "between are expected, e.g. bits,distill.temperature",
+                        list));
+      }
+      request.add_group_by(list.substr(begin, end - begin));
+      begin = end + 1;
+    }
+  }
+  request.set_metric(arguments.value("--metric").value_or(""));
+  BITRUNG_ASSIGN_OR_RETURN(*request.mutable_experiment(),
                            experiment_of(connection, arguments.positionals));
-  BITRUNG_ASSIGN_OR_RETURN(const v1::GetResultsResponse results,
-                           connection.get_results(experiment));
+  BITRUNG_ASSIGN_OR_RETURN(const v1::GetResultsResponse results, connection.get_results(request));
   streams.out << render_results(results, mode_of(arguments, streams), streams.out_terminal.style);
   return ExitCode::kDone;
 }

@@ -257,6 +257,62 @@ TEST_F(StoreTest, ASucceededJob_KeepsItsResult) {
   EXPECT_EQ(value_of(reader_->job(JobId{1})).state, state);
 }
 
+TEST_F(StoreTest, AReport_BelongsToAWinnerAndIsFinal) {
+  const std::string report = R"({"evaluation":{"top1":90,"top5":"many"},"layers":[]})";
+  start_one_job();
+  ASSERT_OK(store_->begin());
+  EXPECT_THAT(std::string(message(store_->insert_report(JobId{1}, report))),
+              HasSubstr("a report belongs to a job that has succeeded"));
+  reopen();
+
+  JobStateRow state = make_state(1, JobState::kSucceeded);
+  state.result = make_result(90);
+  JobStateRow cached = make_state(2, JobState::kSucceeded);
+  cached.result = state.result;
+  cached.cached_from = JobId{1};
+  ASSERT_OK(store_->begin());
+  ASSERT_OK(store_->update_job(state));
+  ASSERT_OK(store_->insert_report(JobId{1}, report));
+  ASSERT_OK(store_->insert_job(make_job(2, 1, "twin"), cached));
+  ASSERT_OK(store_->insert_job(make_job(3, 1, "waits"), make_state(3)));
+  ASSERT_OK(store_->commit());
+  EXPECT_EQ(value_of(reader_->report(JobId{1})), report);
+  EXPECT_EQ(value_of(reader_->report(JobId{2})), report);  // Through cached_from.
+  EXPECT_EQ(value_of(reader_->report(JobId{3})), std::nullopt);
+  EXPECT_EQ(value_of(reader_->report(JobId{99})), std::nullopt);
+  EvaluationRow evaluation;
+  evaluation.job = JobId{1};
+  evaluation.top1 = 90;  // Text is no number.
+  EvaluationRow twin = evaluation;
+  twin.job = JobId{2};
+  EXPECT_THAT(value_of(reader_->evaluations(ExperimentId{1})), ElementsAre(evaluation, twin));
+
+  const auto refused = [&](JobId job, const std::string& text, const char* why) {
+    ASSERT_OK(store_->begin());
+    const absl::Status status = store_->insert_report(job, text);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+    EXPECT_THAT(std::string(message(status)), HasSubstr(why));
+    reopen();
+  };
+  refused(JobId{1}, "{}", "UNIQUE");
+  refused(JobId{2}, "{}", "a report belongs to");  // It has that of the job it is cached from.
+  EXPECT_EQ(value_of(reader_->report(JobId{1})), report);
+}
+
+TEST_F(StoreTest, AReportThatIsNoJsonObject_IsRefused) {
+  start_one_job();
+  JobStateRow state = make_state(1, JobState::kSucceeded);
+  state.result = make_result(90);
+  ASSERT_OK(store_->begin());
+  ASSERT_OK(store_->update_job(state));
+  ASSERT_OK(store_->commit());
+  for (const char* text : {"", "[]", "7"}) {
+    ASSERT_OK(store_->begin());
+    EXPECT_EQ(store_->insert_report(JobId{1}, text).code(), absl::StatusCode::kInternal) << text;
+    reopen();
+  }
+}
+
 TEST_F(StoreTest, AResult_ExistsExactlyWhenSucceeded) {
   start_one_job();
   ASSERT_OK(store_->begin());

@@ -101,6 +101,35 @@ TEST_F(StoreViewsTest, Results_AreOneRowPerJob) {
               ElementsAre("one", "outside"));
 }
 
+TEST_F(StoreViewsTest, Reports_AreReadWithArrowsAndByLayer) {
+  {
+    auto store = value_of(Store::open(directory_.path()));
+    ASSERT_OK(store->begin());
+    ASSERT_OK(store->insert_report(
+        JobId{1},
+        R"({"evaluation":{"images":10000,"top1":92.5,"top5":99.5,"nll":0.25,"brier":0.125,"ece":null,
+            "per_class":[91,94]},
+            "network":{"parameters":77360,"macs":12500000,"bit_operations":1.5e9,
+                       "bytes_packed":40000,"compression":7.75},
+            "layers":[{"name":"conv1","role":"first","macs":442368,
+                       "weights":{"bits":32,"levels":null},"activations":null},
+                      {"name":"fc","role":"last","macs":640,
+                       "weights":{"bits":4,"levels":15,"sqnr_db":20.5,"saturated":0.01,"entropy":3.5},
+                       "activations":{"bits":8,"levels":200,"sqnr_db":40.5,"saturated":0,"entropy":6}}]})"));
+    ASSERT_OK(store->commit());
+  }
+  // The cached twin has the report of the job it was cached from.
+  EXPECT_THAT(ask("select name, report_json ->> '$.evaluation.per_class[1]' from reports order by "
+                  "job_id"),
+              ElementsAre("full|94", "twin|94"));
+  EXPECT_THAT(ask("select * from evaluations where name = 'full'"),
+              ElementsAre("bit-ladder|full|10000|92.5|99.5|0.25|0.125||77360|12500000|"
+                          "1500000000.0|40000|7.75|1|1"));
+  EXPECT_THAT(ask("select * from layers where name = 'full'"),
+              ElementsAre("bit-ladder|full|1|conv1|first|442368|32||||||||||1|1",
+                          "bit-ladder|full|2|fc|last|640|4|15|20.5|0.01|3.5|8|200|40.5|0|6|1|1"));
+}
+
 TEST_F(StoreViewsTest, Experiments_HaveAStateAndCounts) {
   // id, name, state, jobs, waiting, running, succeeded, cached, failed, cancelled, skipped,
   // submitted, finished

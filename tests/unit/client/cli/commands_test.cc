@@ -1,5 +1,6 @@
 // Commands against a server in this process that answers from a script: exit codes, cursors,
 // idempotency, tokens.
+#include <gmock/gmock.h>
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 
@@ -24,6 +25,7 @@ namespace fs = std::filesystem;
 using grpc::ServerContext;
 using grpc::Status;
 using grpc::StatusCode;
+using testing::ElementsAre;
 
 class FakeFleet final : public v1::FleetService::Service {
  public:
@@ -155,6 +157,14 @@ class FakeJobs final : public v1::JobService::Service {
     response->add_lines("job " + request->job().job() + " of " + request->job().experiment());
     return Status::OK;
   }
+  Status GetReport(ServerContext*, const v1::GetReportRequest* request,
+                   v1::GetReportResponse* response) override {
+    if (request->job().job() == "alone.bits=1") {
+      return {StatusCode::FAILED_PRECONDITION, "alone.bits=1 is failed"};
+    }
+    *response = sample_report();
+    return Status::OK;
+  }
   Status StreamLogs(ServerContext*, const v1::StreamLogsRequest*,
                     grpc::ServerWriter<v1::StreamLogsResponse>* writer) override {
     ++streams;
@@ -180,9 +190,22 @@ class FakeJobs final : public v1::JobService::Service {
 
 class FakeResults final : public v1::ResultsService::Service {
  public:
-  Status GetResults(ServerContext*, const v1::GetResultsRequest*,
+  v1::GetResultsRequest asked;
+  v1::CompareRequest compared;
+
+  Status GetResults(ServerContext*, const v1::GetResultsRequest* request,
                     v1::GetResultsResponse* response) override {
+    asked = *request;
+    if (request->group_by_size() == 1 && request->group_by(0) == "temperature") {
+      return {StatusCode::INVALID_ARGUMENT, "did you mean distill.temperature?"};
+    }
     *response = sample_results();
+    return Status::OK;
+  }
+  Status Compare(ServerContext*, const v1::CompareRequest* request,
+                 v1::CompareResponse* response) override {
+    compared = *request;
+    *response = sample_comparison();
     return Status::OK;
   }
 };
@@ -261,6 +284,55 @@ TEST_F(Commands, Results_DefaultToTsvOnAPipe) {
   EXPECT_EQ(nlohmann::json::parse(out()).at("experiment"), "bit-ladder");
 }
 
+TEST_F(Commands, Results_AskForLinesAndMetric) {
+  EXPECT_EQ(run({"results", "3", "--group-by", "bits,distill.temperature", "--group-by", "method",
+                 "--metric", "nll"}),
+            0);
+  EXPECT_EQ(results_.asked.experiment(), "3");
+  EXPECT_THAT(results_.asked.group_by(), ElementsAre("bits", "distill.temperature", "method"));
+  EXPECT_EQ(results_.asked.metric(), "nll");
+
+  EXPECT_EQ(run({"results", "--group-by", "bits,,method"}), 2);
+  EXPECT_EQ(err(),
+            "bitrung: --group-by \"bits,,method\" has an empty name; names of options with commas "
+            "between are expected, e.g. bits,distill.temperature\n");
+  EXPECT_EQ(run({"results", "--group-by", "temperature"}), 2);
+  EXPECT_EQ(err(), "bitrung: did you mean distill.temperature?\n");
+  EXPECT_EQ(run({"results", "--metric", "top2"}), 2);
+  EXPECT_NE(err().find("did you mean top1?"), std::string::npos) << err();
+}
+
+TEST_F(Commands, Compare_TakesJobsEntriesAndExperiments) {
+  const auto sides = [&] {
+    const v1::CompareRequest& asked = results_.compared;
+    return asked.a().experiment() + "|" + asked.a().job() + " " + asked.b().experiment() + "|" +
+           asked.b().job();
+  };
+  EXPECT_EQ(run({"compare", "3/alone.bits=4", "7/assisted"}), 0);
+  EXPECT_EQ(sides(), "3|alone.bits=4 7|assisted");
+  EXPECT_EQ(run({"compare", "3", "bit-ladder"}), 0);
+  EXPECT_EQ(sides(), "3| bit-ladder|");
+  EXPECT_EQ(run({"compare", "-e", "3", "alone", "assisted"}), 0);
+  EXPECT_EQ(sides(), "3|alone 3|assisted");
+  // No experiment is called so: a job of the newest one.
+  EXPECT_EQ(run({"compare", "none", "3"}), 0);
+  EXPECT_EQ(sides(), "5|none 3|");
+
+  EXPECT_EQ(run({"compare", "3/alone"}), 2);
+  EXPECT_EQ(run({"compare", "3/", "3/alone"}), 2);
+  EXPECT_NE(err().find("\"3/\" names no jobs; EXPERIMENT/JOB"), std::string::npos) << err();
+}
+
+TEST_F(Commands, Inspect_ShowsOneJob) {
+  EXPECT_EQ(run({"inspect", "3/assisted.bits=2.seed=20", "--output", "json"}), 0);
+  EXPECT_EQ(nlohmann::json::parse(out()).at("experiment"), "3");
+  EXPECT_EQ(run({"inspect", "3/assisted.bits=2.seed=20", "--layer", "fc"}), 3);
+  EXPECT_NE(err().find("no layer is named like \"fc\""), std::string::npos) << err();
+  EXPECT_EQ(run({"inspect", "3/alone.bits=1"}), 5);
+  EXPECT_EQ(err(), "bitrung: alone.bits=1 is failed\n");
+  EXPECT_EQ(run({"inspect", "3/a", "3/b"}), 2);
+}
+
 TEST_F(Commands, Wait_SaysByItsCodeHowItEnded) {
   EXPECT_EQ(run({"wait", "3"}), 0);
   EXPECT_TRUE(out().starts_with("bit-ladder #3 succeeded: ")) << out();
@@ -329,7 +401,7 @@ TEST_F(Commands, Run_JoinsTheServerOfTheDirectoryAndItsWorker) {
   EXPECT_EQ(run({"run", file(), "--output", "json"}), 1);  // The scripted results are not final.
   ASSERT_EQ(experiments_.submits.size(), 1U);
   EXPECT_TRUE(experiments_.submits[0].join_active());
-  EXPECT_EQ(nlohmann::json::parse(out()).size(), 3U);
+  EXPECT_EQ(nlohmann::json::parse(out()).at("state"), "active");
   EXPECT_NE(err().find("bit-ladder #3: 1 job, 0 edges, critical path 1"), std::string::npos)
       << err();
   EXPECT_FALSE(fs::exists(directory_.worker_log()));

@@ -6,11 +6,14 @@
 #include <string>
 #include <vector>
 
+#include "client/cli/render_compare.h"
 #include "client/cli/render_download.h"
+#include "client/cli/render_inspect.h"
 #include "client/cli/render_lists.h"
 #include "client/cli/render_plan.h"
 #include "client/cli/render_results.h"
 #include "client/cli/render_series.h"
+#include "db/base/status.h"
 #include "tests/unit/client/cli/golden.h"
 #include "tests/unit/client/cli/sample.h"
 
@@ -25,14 +28,51 @@ TEST(Render, Results) {
   EXPECT_TRUE(matches_golden("results.json", render_results_json(results)));
 }
 
+TEST(Render, ResultsOfOneSeed_HaveNoSpread) {
+  EXPECT_TRUE(matches_golden("results_one_seed.txt",
+                             render_results_text(sample_single_seed(), kPlainStyle)));
+}
+
 TEST(Render, ResultsOfSeveralModels_MakeGroups) {
   v1::GetResultsResponse results = sample_results();
-  const v1::ResultsRow row = results.rows(1);
+  const v1::ResultsRow row = results.rows(2);
   *results.add_rows() = row;
-  results.mutable_rows(4)->set_model("resnet20");
-  results.mutable_rows(4)->mutable_cells(1)->clear_difference();
-  results.mutable_rows(4)->mutable_cells(1)->set_job_count(0);
+  results.mutable_rows(5)->set_model("resnet20");
+  results.mutable_rows(5)->mutable_cells(1)->clear_against_first();
+  results.mutable_rows(5)->mutable_cells(1)->set_job_count(0);
   EXPECT_TRUE(matches_golden("results_groups.txt", render_results_text(results, kPlainStyle)));
+}
+
+TEST(Render, ResultsOfOneEntryPerMethod_MakeAList) {
+  EXPECT_TRUE(
+      matches_golden("results_methods.txt", render_results_text(sample_methods(), kPlainStyle)));
+}
+
+TEST(Render, ResultsOnRequest_SayWhatTheyJoin) {
+  v1::GetResultsResponse results = sample_results();
+  results.set_metric("nll");
+  results.set_grouped_on_request(true);
+  results.add_options("distill.temperature");
+  results.add_joined_options("bits");
+  results.add_joined_options("epochs");
+  results.mutable_rows()->DeleteSubrange(2, 3);
+  for (v1::ResultsRow& row : *results.mutable_rows()) {
+    row.clear_bits();
+    row.clear_model();
+    v1::OptionValue& option = *row.add_options();
+    option.set_name("distill.temperature");
+  }
+  results.mutable_rows(1)->mutable_options(0)->set_value("5");
+  results.mutable_rows(0)->mutable_cells(0)->clear_summary();  // No report.
+  // More of a loss is worse, so the difference is red.
+  EXPECT_TRUE(matches_golden("results_grouped.ansi", render_results_text(results, kFullStyle)));
+  EXPECT_TRUE(matches_golden("results_grouped.tsv", render_results_tsv(results)));
+}
+
+TEST(Render, ResultsOfPaths_ShowTheBestAndTheRegret) {
+  const v1::GetResultsResponse results = sample_paths();
+  EXPECT_TRUE(matches_golden("results_paths.txt", render_results_text(results, kPlainStyle)));
+  EXPECT_TRUE(matches_golden("results_paths.json", render_results_json(results)));
 }
 
 TEST(Render, ResultsJson_HasThePromisedKeysAndNoOther) {
@@ -44,7 +84,10 @@ TEST(Render, ResultsJson_HasThePromisedKeysAndNoOther) {
                                        "test_accuracy",  "test_loss",        "validation_accuracy",
                                        "error",          "duration_seconds", "images_per_second",
                                        "artifact_sha256"};
-  EXPECT_EQ(json.size(), 3U);
+  std::set<std::string> whole;
+  for (const auto& [key, value] : json.items()) whole.insert(key);
+  EXPECT_EQ(whole, (std::set<std::string>{"experiment", "state", "jobs", "metric", "entries",
+                                          "options", "joined_options", "rows", "best_paths"}));
   for (const auto& job : json.at("jobs")) {
     std::set<std::string> keys;
     for (const auto& [key, value] : job.items()) keys.insert(key);
@@ -58,6 +101,81 @@ TEST(Render, ResultsOfNothing) {
   v1::GetResultsResponse results;
   *results.mutable_experiment() = sample_experiment(v1::EXPERIMENT_STATE_CANCELLED);
   EXPECT_TRUE(matches_golden("results_empty.txt", render_results_text(results, kPlainStyle)));
+}
+
+TEST(Render, Comparison) {
+  const v1::CompareResponse comparison = sample_comparison();
+  EXPECT_TRUE(
+      matches_golden("compare.ansi", render_comparison(comparison, OutputMode::kText, kFullStyle)));
+  EXPECT_TRUE(
+      matches_golden("compare.txt", render_comparison(comparison, OutputMode::kText, kPlainStyle)));
+  EXPECT_TRUE(
+      matches_golden("compare.tsv", render_comparison(comparison, OutputMode::kTsv, kPlainStyle)));
+  EXPECT_TRUE(matches_golden("compare.json",
+                             render_comparison(comparison, OutputMode::kJson, kPlainStyle)));
+}
+
+TEST(Render, ComparisonOfEntries_HasALineForEachBitwidth) {
+  EXPECT_TRUE(matches_golden(
+      "compare_entries.txt",
+      render_comparison(sample_comparison_of_entries(), OutputMode::kText, kPlainStyle)));
+}
+
+TEST(Render, ComparisonOfEqualJobs_SaysSo) {
+  v1::CompareResponse comparison;
+  comparison.mutable_a()->set_label("3/a");
+  comparison.mutable_b()->set_label("3/b");
+  comparison.add_groups();
+  EXPECT_TRUE(matches_golden("compare_equal.txt",
+                             render_comparison(comparison, OutputMode::kText, kPlainStyle)));
+}
+
+std::string inspection(const InspectOptions& options, OutputMode mode, const Style& style) {
+  return render_inspection(sample_report(), "3", options, mode, style).value();
+}
+
+TEST(Render, Inspection) {
+  EXPECT_TRUE(matches_golden("inspect.ansi", inspection({}, OutputMode::kText, kFullStyle)));
+  const InspectOptions all{.layer_pattern = "", .activations = true, .confusion = true};
+  // Five different values at two bits are marked.
+  EXPECT_TRUE(matches_golden("inspect_all.txt", inspection(all, OutputMode::kText, kPlainStyle)));
+  const InspectOptions some{.layer_pattern = "layer1.*2", .activations = true, .confusion = false};
+  EXPECT_TRUE(matches_golden("inspect.tsv", inspection(some, OutputMode::kTsv, kPlainStyle)));
+  EXPECT_TRUE(
+      matches_golden("inspect_confusion.tsv", inspection(all, OutputMode::kTsv, kPlainStyle)));
+}
+
+TEST(Render, InspectionJson_PassesTheReportThrough) {
+  const auto json = nlohmann::json::parse(inspection({}, OutputMode::kJson, kPlainStyle));
+  EXPECT_EQ(json.at("job"), "assisted.bits=2.seed=20");
+  EXPECT_EQ(json.at("report"), nlohmann::json::parse(sample_report().report_json()));
+  const auto one = nlohmann::json::parse(
+      inspection({.layer_pattern = "conv1", .activations = false, .confusion = false},
+                 OutputMode::kJson, kPlainStyle));
+  EXPECT_EQ(one.at("report").at("layers").size(), 1U);
+}
+
+TEST(Render, InspectionOfALayerThatIsNotThere_NamesThose) {
+  const auto none = render_inspection(
+      sample_report(), "3", {.layer_pattern = "layer9.*", .activations = false, .confusion = false},
+      OutputMode::kText, kPlainStyle);
+  EXPECT_TRUE(absl::IsNotFound(none.status()));
+  EXPECT_EQ(message(none.status()),
+            "no layer is named like \"layer9.*\"; * stands for any text, and there are conv1, "
+            "layer1.0.conv1, layer1.0.conv2");
+}
+
+TEST(Render, InspectionOfAStrangeReport_ShowsWhatIsThere) {
+  v1::GetReportResponse response = sample_report();
+  const InspectOptions all{.layer_pattern = "", .activations = true, .confusion = true};
+  response.set_report_json(
+      R"({"evaluation":{"top1":"high","per_class":[1,2]},"layers":[7,{"name":"\u001b[31mx","weights":{"bits":"two","histogram":{"counts":[-1,"x",0]}}}]})");
+  EXPECT_TRUE(matches_golden(
+      "inspect_strange.txt",
+      render_inspection(response, "3", all, OutputMode::kText, kPlainStyle).value()));
+  response.set_report_json("[]");
+  EXPECT_TRUE(absl::IsDataLoss(
+      render_inspection(response, "3", all, OutputMode::kText, kPlainStyle).status()));
 }
 
 TEST(Render, Experiments) {

@@ -125,6 +125,14 @@ TEST(Success, Repeated_IsAnsweredAgainAndChangesNothing) {
   EXPECT_EQ(world.row("a"), before);
 }
 
+TEST(Success, HasItsReportSaved_ALateOrRepeatedOneHasNot) {
+  World world("a\nb\n");
+  world.join("w1").join("w2").succeed("w1", "a#1").succeed("w1", "a#1");
+  EXPECT_EQ(world.reports(), "report of a#1");
+  world.cancel("b").succeed("w2", "b#1");  // The person asked first.
+  EXPECT_EQ(world.reports(), "report of a#1");
+}
+
 TEST(Success, OfAFencedAttempt_IsFencedAndChangesNothing) {
   // w1 sleeps through its lease; the job goes to w2; w1 wakes up and reports.
   World world("a\nb <- a\n");

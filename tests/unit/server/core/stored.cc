@@ -61,6 +61,12 @@ void Stored::apply(const Effects& effects, const Core& core) {
                       .second)
                   << "the data set was pinned already";
             },
+            [&](const SaveReport& save) {
+              ASSERT_TRUE(jobs_.contains(save.job));
+              ASSERT_FALSE(jobs_[save.job].state.cached_from.has_value());
+              ASSERT_TRUE(reports_.emplace(save.job, save.report_json).second)
+                  << "the job has a report already";
+            },
             [&](const SaveWorker& save) {
               const auto worker = core.worker(save.worker_id);
               ASSERT_TRUE(worker.has_value());

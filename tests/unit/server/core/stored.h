@@ -30,6 +30,7 @@ class Stored {
   }
   const std::map<std::pair<ExperimentId, std::string>, Digest>& pins() const { return pins_; }
   const std::map<std::string, db::WorkerRow>& workers() const { return workers_; }
+  const std::map<JobId, std::string>& reports() const { return reports_; }
   // 0 while it is not finished.
   std::int64_t finished_at_ms(ExperimentId id) const { return finished_.at(id); }
 
@@ -42,6 +43,7 @@ class Stored {
   std::map<std::pair<ExperimentId, std::string>, Digest> pins_;
   std::map<std::string, db::WorkerRow> workers_;
   std::map<ExperimentId, std::int64_t> finished_;
+  std::map<JobId, std::string> reports_;
 };
 
 }  // namespace bitrung::core

@@ -237,6 +237,7 @@ World& World::succeed(const std::string& worker, std::string_view attempt,
   event.result.duration_seconds =
       seconds.value_or(1e-12 * stored_.jobs().at(event.key.job).spec.estimated_flops);
   event.result.artifact = artifact_of(event.key.job, event.key.attempt);
+  event.report_json = fmt::format("report of {}", attempt);
   step(event);
   return *this;
 }
@@ -284,6 +285,14 @@ World& World::restart() {
   sent_.clear();
   check();
   return *this;
+}
+
+std::string World::reports() const {
+  std::string all;
+  for (const auto& [id, report] : stored_.reports()) {
+    all += fmt::format("{}{}", all.empty() ? "" : ", ", report);
+  }
+  return all;
 }
 
 Effects World::step(const Event& event) {

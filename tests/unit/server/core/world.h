@@ -99,6 +99,8 @@ class World {
   std::string name(JobId job) const;
   AttemptKey key(std::string_view attempt) const;
   db::JobStateRow row(std::string_view name) const { return core_->row(job(name)); }
+  // Those that were saved, by job, with commas between.
+  std::string reports() const;
   const db::AttemptRow& attempt(std::string_view name) const { return stored_.attempt(key(name)); }
   JobState state(std::string_view name) const { return row(name).state; }
   SessionId session(const std::string& worker) const { return sessions_.at(worker); }

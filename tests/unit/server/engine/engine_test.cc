@@ -97,6 +97,9 @@ class BreakableStore final : public db::Store {
     return store_->save_attempt(row);
   }
   absl::Status insert_pin(const db::PinRow& row) override { return store_->insert_pin(row); }
+  absl::Status insert_report(JobId job, std::string_view report) override {
+    return store_->insert_report(job, report);
+  }
   absl::Status save_worker(const db::WorkerRow& row) override { return store_->save_worker(row); }
   absl::Status record_artifact(const Digest& sha256, std::uint64_t size,
                                std::int64_t now) override {
@@ -235,6 +238,12 @@ class EngineTest : public testing::Test {
   }
   ~EngineTest() override { std::filesystem::remove_all(directory_); }
 
+  std::optional<std::string> stored_report(std::int64_t job) {
+    const auto reader = db::StoreReader::open(directory_);
+    EXPECT_TRUE(reader.ok()) << reader.status();
+    return (*reader)->report(JobId{job}).value();
+  }
+
   db::JobRow stored(std::int64_t job) {
     return db::StoreReader::open(directory_).value()->job(JobId{job}).value();
   }
@@ -312,9 +321,11 @@ TEST_F(EngineTest, Offer_ComesWithOptionsNameAndTimeout_AfterItIsOnDisk) {
   EXPECT_EQ(stored(1).state.state, JobState::kOffered);
 
   engine->post(core::AttemptStarted{session, offer.offer.key, 0});
-  engine->post(core::AttemptSucceeded{session, offer.offer.key, result_of("teacher's weights")});
+  engine->post(core::AttemptSucceeded{session, offer.offer.key, result_of("teacher's weights"),
+                                      R"({"layers":[]})"});
   sink->take<core::OutcomeReply>();
   EXPECT_EQ(stored(1).state.state, JobState::kSucceeded);
+  EXPECT_EQ(stored_report(1), R"({"layers":[]})");
   const auto next = sink->take<FullOffer>();
   EXPECT_EQ(next.display_name, "two/student");
   EXPECT_THAT(next.offer.inputs,
@@ -365,9 +376,10 @@ TEST_F(EngineTest, Restart_RunningAttempt_IsReadoptedByItsWorker) {
   engine->post(hello(session, {key}));
   const auto welcome = sink->take<core::Welcome>();
   EXPECT_THAT(welcome.kept, testing::ElementsAre(key));
-  engine->post(core::AttemptSucceeded{session, key, result_of("weights")});
+  engine->post(core::AttemptSucceeded{session, key, result_of("weights"), ""});
   sink->take<core::OutcomeReply>();
   EXPECT_EQ(stored(number(key.job)).state.attempt, 1u);
+  EXPECT_EQ(stored_report(number(key.job)), std::nullopt);
   EXPECT_EQ(stored(number(key.job)).state.state, JobState::kSucceeded);
 }
 

@@ -50,7 +50,8 @@ def train(events, command):
                 file.write(arguments[0])
             say(events, "succeeded", key=key, path=path,
                 result={"test_accuracy": 62.5, "validation_accuracy": None, "test_loss": 1.25, "best_epoch": 3,
-                        "duration_seconds": 2.5, "images_per_second": 1000.0})
+                        "duration_seconds": 2.5, "images_per_second": 1000.0},
+                report={"evaluation": {"top5": 95.5}, "layers": []})
         elif operation == "fail":
             say(events, "failed", key=key, **{"class": arguments[0], "message": arguments[1]})
         elif operation == "await_stop":

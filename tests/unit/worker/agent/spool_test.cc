@@ -1,5 +1,6 @@
 #include "worker/agent/spool.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
@@ -204,12 +205,14 @@ TEST_F(SpoolTest, Attempt_IsRecoveredWithItsPositionsAndNewestResumeState) {
 TEST_F(SpoolTest, Outcomes_AreRecovered) {
   ASSERT_TRUE(persist_offer(layout_, offer()).ok());
   const Result result{62.5, std::nullopt, 1.25, 3, 2.5, 1000};
-  ASSERT_TRUE(persist_outcome(layout_, key_, Succeeded{result, sha256("model")}).ok());
+  const std::string report = R"({"layers":[{"name":"conv1"}]})";
+  ASSERT_TRUE(persist_outcome(layout_, key_, Succeeded{result, sha256("model"), report}).ok());
   auto attempts = recover_all();
   ASSERT_EQ(attempts.size(), 1U);
   ASSERT_TRUE(attempts[0].outcome.has_value());
   const auto& succeeded = std::get<Succeeded>(*attempts[0].outcome);
   EXPECT_EQ(succeeded.artifact, sha256("model"));
+  EXPECT_EQ(succeeded.report_json, report);
   EXPECT_EQ(succeeded.result.test_accuracy, 62.5);
   EXPECT_EQ(succeeded.result.validation_accuracy, std::nullopt);
   EXPECT_EQ(succeeded.result.best_epoch, 3U);
@@ -223,6 +226,29 @@ TEST_F(SpoolTest, Outcomes_AreRecovered) {
 
   ASSERT_TRUE(persist_outcome(layout_, key_, Cancelled{}).ok());
   EXPECT_TRUE(std::holds_alternative<Cancelled>(*recover_all().at(0).outcome));
+}
+
+TEST(OutcomeJson, OfAnEarlierVersion_HasNoReport) {
+  const auto outcome = parse_outcome(fmt::format(
+      R"({{"outcome":"succeeded","artifact_sha256":"{}","test_accuracy":1,"validation_accuracy":null,
+          "test_loss":2,"best_epoch":3,"duration_seconds":4,"images_per_second":5}})",
+      sha256("model").hex()));
+  ASSERT_TRUE(outcome.ok());
+  EXPECT_EQ(std::get<Succeeded>(*outcome).report_json, "");
+}
+
+TEST_F(SpoolTest, TheLargestReport_IsRecovered) {
+  // Quotes take two bytes in the file.
+  std::string report = "{\"a\":\"";
+  while (report.size() + 4 <= kReportBytesMax) report += "\\\"";
+  report += "\"}";
+  ASSERT_LE(report.size(), kReportBytesMax);
+  ASSERT_TRUE(persist_offer(layout_, offer()).ok());
+  ASSERT_TRUE(persist_outcome(layout_, key_, Succeeded{{}, sha256("model"), report}).ok());
+  const std::vector<RecoveredAttempt> attempts = recover_all();
+  ASSERT_EQ(attempts.size(), 1U);
+  ASSERT_TRUE(attempts[0].outcome.has_value());
+  EXPECT_EQ(std::get<Succeeded>(*attempts[0].outcome).report_json, report);
 }
 
 TEST_F(SpoolTest, HalfMadeAndHalfRemovedAttempts_AreSwept) {

@@ -77,6 +77,18 @@ TEST(Wire, Points_NameEachSeriesOnce) {
   EXPECT_EQ(metrics.points(2).value(), 2.5);
 }
 
+TEST(Wire, Success_CarriesItsReport) {
+  const AttemptKey key{JobId{1}, AttemptNumber{1}};
+  Result result;
+  result.best_epoch = 3;
+  const std::string report(kReportBytesMax, 'x');
+  const auto request = to_request(SendOutcome{key, Succeeded{result, sha256("model"), report}});
+  EXPECT_EQ(request.outcome().succeeded().best_epoch(), 3U);
+  EXPECT_EQ(request.outcome().report_json(), report);
+  EXPECT_LT(request.ByteSizeLong(), std::size_t{1} << 20);
+  EXPECT_EQ(to_request(SendOutcome{key, Cancelled{}}).outcome().report_json(), "");
+}
+
 TEST(Wire, FullestBatches_FitIntoAMessage) {
   constexpr std::size_t kMessageBytesMax = std::size_t{1} << 20;
   std::vector<Point> points;

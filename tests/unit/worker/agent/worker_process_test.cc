@@ -152,6 +152,7 @@ TEST_F(WorkerProcessTest, Job_RunsFromOfferToOutcome) {
   EXPECT_EQ(result.test_accuracy(), 62.5);
   EXPECT_FALSE(result.has_validation_accuracy());
   EXPECT_EQ(result.best_epoch(), 3U);
+  EXPECT_EQ(attempt.outcomes[0].report_json(), R"({"evaluation":{"top5":95.5},"layers":[]})");
   EXPECT_EQ(result.artifact_sha256(), sha256("the model").hex());
   EXPECT_EQ(server_.artifact(result.artifact_sha256()), "the model");
 

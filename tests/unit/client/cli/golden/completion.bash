@@ -7,7 +7,7 @@ _bitrung() {
     if [[ ${COMP_WORDS[i]} != -* ]]; then command=${COMP_WORDS[i]}; break; fi
   done
   if [[ -z $command ]]; then
-    COMPREPLY=($(compgen -W 'run plan options submit list status watch wait results logs metrics explain cancel retry workers drain data version completion --help --version' -- "$word"))
+    COMPREPLY=($(compgen -W 'run plan options submit list status watch wait results compare inspect logs metrics explain cancel retry export import workers drain data version completion --help --version' -- "$word"))
     return
   fi
   case $command in
@@ -19,12 +19,16 @@ _bitrung() {
     status) options='--help --output --server --token-file --state-dir' words='' files='' ;;
     watch) options='--help --output --server --token-file --state-dir' words='' files='' ;;
     wait) options='--help --output --server --token-file --state-dir' words='' files='' ;;
-    results) options='--help --output --server --token-file --state-dir' words='' files='' ;;
+    results) options='--help --group-by --metric --output --server --token-file --state-dir' words='' files='' ;;
+    compare) options='--help --experiment --output --server --token-file --state-dir' words='' files='' ;;
+    inspect) options='--help --layer --activations --confusion --experiment --output --server --token-file --state-dir' words='' files='' ;;
     logs) options='--help --follow --attempt --tail --experiment --output --server --token-file --state-dir' words='' files='' ;;
     metrics) options='--help --name --buckets --experiment --output --server --token-file --state-dir' words='' files='' ;;
     explain) options='--help --experiment --output --server --token-file --state-dir' words='' files='' ;;
     cancel) options='--help --output --server --token-file --state-dir' words='' files='' ;;
     retry) options='--help --output --server --token-file --state-dir' words='' files='' ;;
+    export) options='--help --format --out --force --experiment --output --server --token-file --state-dir' words='' files='-f' ;;
+    import) options='--help --model --out --force --output' words='' files='-f' ;;
     workers) options='--help --output --server --token-file --state-dir' words='' files='' ;;
     drain) options='--help --off --output --server --token-file --state-dir' words='' files='' ;;
     data) options='--help --data-dir --url --md5 --output --quiet' words='fetch list check cifar10 cifar100' files='' ;;
@@ -40,11 +44,17 @@ _bitrung() {
     --token-file) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- "$word")); return ;;
     --state-dir) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -d -- "$word")); return ;;
     --limit) return ;;
+    --group-by) return ;;
+    --metric) COMPREPLY=($(compgen -W 'top1 top5 nll brier ece validation' -- "$word")); return ;;
+    --experiment|-e) return ;;
+    --layer) return ;;
     --attempt) return ;;
     --tail) return ;;
-    --experiment|-e) return ;;
     --name) return ;;
     --buckets) return ;;
+    --format) COMPREPLY=($(compgen -W 'safetensors pt packed' -- "$word")); return ;;
+    --out) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- "$word")); return ;;
+    --model) return ;;
     --url) return ;;
     --md5) return ;;
   esac

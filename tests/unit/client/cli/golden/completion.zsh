@@ -11,12 +11,16 @@ _bitrung() {
     'status:the jobs of an experiment and where each stands'
     'watch:shows an experiment'\''s progress until it ends'
     'wait:waits silently until an experiment ends; exit code 6 if a job failed'
-    'results:the table of accuracies'
+    'results:the table of accuracies, with spread and confidence over seeds'
+    'compare:what differs between two jobs, entries or experiments'
+    'inspect:what quantization did to a trained network, layer by layer'
     'logs:what a job'\''s trainer printed'
     'metrics:the series of one or more jobs'
     'explain:why a job is where it is'
     'cancel:stops an experiment, or jobs and what depends on them'
     'retry:tries failed, cancelled and skipped jobs again'
+    'export:writes a job'\''s network for another program'
+    'import:makes a teacher of a PyTorch state dict; runs nothing that is in the file'
     'workers:workers, their slots and what they do'
     'drain:gives a worker no new jobs'
     'data:fetches and checks data sets'
@@ -99,11 +103,35 @@ _bitrung() {
         '--help[this text]' ;;
     results)
       _arguments \
+        '*--group-by[makes a line per value of these options, e.g. bits.weights or distill.temperature (default\: model, data set, method, bits and what else differs within an entry; seeds are always joined)]:OPTION[,OPTION...]: ' \
+        '--metric[what is compared\: top1 (the default), top5, nll, brier, ece on the test set, or validation, the accuracy on held-out images]:METRIC:(top1 top5 nll brier ece validation)' \
         '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
         '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
         '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
         '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
         '::EXPERIMENT: ' \
+        '--help[this text]' ;;
+    compare)
+      _arguments \
+        '--experiment[experiment of jobs that are given by name alone (default\: the newest)]:EXPERIMENT: ' \
+        '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
+        '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
+        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
+        ':A: ' \
+        ':B: ' \
+        '--help[this text]' ;;
+    inspect)
+      _arguments \
+        '--layer[only layers of this name; * stands for any text, e.g. '\''layer3.*'\'']:PATTERN: ' \
+        '--activations[also what enters each layer]' \
+        '--confusion[also accuracy by class, and which class is taken for which]' \
+        '--experiment[experiment of jobs that are given by name alone (default\: the newest)]:EXPERIMENT: ' \
+        '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
+        '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
+        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
+        '*:JOB: ' \
         '--help[this text]' ;;
     logs)
       _arguments \
@@ -154,6 +182,26 @@ _bitrung() {
         '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
         ':EXPERIMENT: ' \
         '*:JOB: ' \
+        '--help[this text]' ;;
+    export)
+      _arguments \
+        '--format[safetensors\: the checkpoint as it is (default); pt\: a state dict for PyTorch'\''s torch.load; packed\: integer codes of the quantized weights with their scales]:FORMAT:(safetensors pt packed)' \
+        '--out[where to write it (default\: named after the job, in this folder)]:FILE:_files' \
+        '--force[overwrites a file that is there]' \
+        '--experiment[experiment of jobs that are given by name alone (default\: the newest)]:EXPERIMENT: ' \
+        '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
+        '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
+        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
+        ':JOB:_files' \
+        '--help[this text]' ;;
+    import)
+      _arguments \
+        '--model[network that it must fit, e.g. resnet20 (default\: the one that it fits)]:MODEL: ' \
+        '--out[where to write it (default\: FILE with the ending .safetensors)]:FILE:_files' \
+        '--force[overwrites a file that is there]' \
+        '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
+        ':FILE:_files' \
         '--help[this text]' ;;
     workers)
       _arguments \
