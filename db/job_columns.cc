@@ -21,6 +21,11 @@ void read_job(Rows& rows, JobSpecRow& spec, JobStateRow& state, std::int64_t& ch
   }
 }
 
+void add_input(const InputRow& input, bool is_chosen, JobSpecRow& spec, JobStateRow& state) {
+  if (is_chosen) state.chosen.push_back(static_cast<std::uint32_t>(spec.inputs.size()));
+  spec.inputs.push_back(input);
+}
+
 void read_experiment(Rows& rows, ExperimentRow& row) {
   rows.read(row.id, row.name, row.request_id, row.request_sha256, row.graph_sha256, row.source_yaml,
             row.submitted_at_ms, row.finished_at_ms);

@@ -24,6 +24,8 @@ inline constexpr std::string_view kJobColumns =
     "j.images_per_second";
 inline constexpr int kJobColumnCount = 38;
 void read_job(Rows& rows, JobSpecRow& spec, JobStateRow& state, std::int64_t& changed_seq);
+// Adds the next of the job's inputs.
+void add_input(const InputRow& input, bool is_chosen, JobSpecRow& spec, JobStateRow& state);
 
 // Of `experiment AS e`.
 inline constexpr std::string_view kExperimentColumns =

@@ -92,7 +92,8 @@ constexpr auto kOperations = std::to_array<Operation>({
     {&Statements::aliases, "aliases",
      "SELECT name FROM job_name WHERE job_id = ? AND is_alias = 1 ORDER BY name"},
     {&Statements::inputs, "inputs",
-     "SELECT role, parent_id, artifact_sha256 FROM job_input WHERE job_id = ? ORDER BY position"},
+     "SELECT role, parent_id, artifact_sha256, choice, chosen FROM job_input WHERE job_id = ? "
+     "ORDER BY position"},
     {&Statements::job_name, "job_name", "SELECT name FROM job WHERE id = ?"},
     {&Statements::attempts, "attempts",
      "SELECT {} FROM attempt AS a WHERE a.job_id = ? ORDER BY a.attempt", kAttemptColumns},
@@ -422,8 +423,10 @@ absl::StatusOr<std::vector<JobRow>> SqliteReader::read_jobs(Rows rows) {
     BITRUNG_RETURN_IF_ERROR(aliases.status());
     Rows inputs = statements_.inputs.query(row.spec.id);
     while (inputs.next()) {
-      InputRow& input = row.spec.inputs.emplace_back();
-      inputs.read(input.role, input.parent, input.artifact);
+      InputRow input;
+      bool chosen = false;
+      inputs.read(input.role, input.parent, input.artifact, input.choice, chosen);
+      add_input(input, chosen, row.spec, row.state);
     }
     BITRUNG_RETURN_IF_ERROR(inputs.status());
   }

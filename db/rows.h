@@ -31,6 +31,8 @@ struct InputRow {
   InputRole role{};
   std::optional<JobId> parent;  // Exactly one of the two is set.
   std::optional<Digest> artifact;
+  // Inputs with the same number above 0 are candidates of which the best one is taken.
+  std::uint32_t choice = 0;
 
   bool operator==(const InputRow&) const = default;
 };
@@ -91,6 +93,8 @@ struct JobStateRow {
   std::uint32_t resume_epoch = 0;
   std::int64_t started_at_ms = 0;
   std::int64_t finished_at_ms = 0;
+  // Positions in JobSpecRow::inputs of the candidates that were taken, rising. None is taken back.
+  std::vector<std::uint32_t> chosen;
 
   bool operator==(const JobStateRow&) const = default;
 };

@@ -52,6 +52,7 @@ struct Statements {
   Statement insert_job_spec;
   Statement insert_job_name;
   Statement insert_job_input;
+  Statement choose_job_input;
   Statement update_job;
   Statement set_experiment_finished;
   Statement save_attempt;
@@ -105,8 +106,10 @@ constexpr auto kOperations = std::to_array<Operation>({
     {&Statements::insert_job_name, "insert_job_name",
      "INSERT INTO job_name (experiment_id, name, job_id, is_alias) VALUES (?, ?, ?, ?)"},
     {&Statements::insert_job_input, "insert_job_input",
-     "INSERT INTO job_input (job_id, position, role, parent_id, artifact_sha256) VALUES (?, ?, ?, "
-     "?, ?)"},
+     "INSERT INTO job_input (job_id, position, role, parent_id, artifact_sha256, choice, chosen) "
+     "VALUES (?, ?, ?, ?, ?, ?, 0)"},
+    {&Statements::choose_job_input, "choose_job_input",
+     "UPDATE job_input SET chosen = 1 WHERE job_id = ? AND position = ? AND chosen = 0"},
     {&Statements::update_job, "update_job",
      "UPDATE job SET state = ?, attempt = ?, retries_used = ?, losses = ?, identity = ?, "
      "cached_from = ?, "
@@ -342,6 +345,7 @@ class SqliteStore final : public Store {
     return text;
   }
 
+  absl::Status save_chosen(const JobStateRow& state);
   absl::StatusOr<Watermarks> watermarks(JobId job, std::uint32_t attempt);
   absl::Status append_to_series(JobId job, std::uint32_t attempt, std::string_view name,
                                 const std::vector<const PointRow*>& points);
@@ -388,16 +392,18 @@ absl::StatusOr<Snapshot> SqliteStore::load() {
     BITRUNG_ASSIGN_OR_RETURN(
         Statement statement,
         connection_.prepare("load_inputs",
-                            "SELECT i.job_id, i.role, i.parent_id, i.artifact_sha256 "
+                            "SELECT i.job_id, i.role, i.parent_id, i.artifact_sha256, i.choice, "
+                            "i.chosen "
                             "FROM job_input AS i ORDER BY i.job_id, i.position"));
     Rows rows = statement.query();
     for (std::size_t index = 0; rows.next();) {
       JobId id{};
       InputRow input;
-      rows.read(id, input.role, input.parent, input.artifact);
+      bool chosen = false;
+      rows.read(id, input.role, input.parent, input.artifact, input.choice, chosen);
       Snapshot::Job* job = job_at(index, id);
       if (job == nullptr) return missing(id);
-      job->spec.inputs.push_back(input);
+      add_input(input, chosen, job->spec, job->state);
     }
     BITRUNG_RETURN_IF_ERROR(rows.status());
   }
@@ -473,7 +479,14 @@ absl::Status SqliteStore::insert_job(const JobSpecRow& spec, const JobStateRow& 
   std::int64_t position = 0;
   for (const InputRow& input : spec.inputs) {
     BITRUNG_RETURN_IF_ERROR(run(statements_.insert_job_input, spec.id, position++, input.role,
-                                input.parent, input.artifact));
+                                input.parent, input.artifact, input.choice));
+  }
+  return save_chosen(state);
+}
+
+absl::Status SqliteStore::save_chosen(const JobStateRow& state) {
+  for (const std::uint32_t position : state.chosen) {
+    BITRUNG_RETURN_IF_ERROR(run(statements_.choose_job_input, state.id, position));
   }
   return absl::OkStatus();
 }
@@ -486,7 +499,8 @@ absl::Status SqliteStore::update_job(const JobStateRow& state) {
       state.resume_epoch, state.started_at_ms, state.finished_at_ms, result.artifact,
       result.test_accuracy, result.validation_accuracy, result.test_loss, result.best_epoch,
       result.duration_seconds, result.images_per_second, ++changed_seq_, state.id));
-  return expect_one_row("job", number(state.id));
+  BITRUNG_RETURN_IF_ERROR(expect_one_row("job", number(state.id)));
+  return save_chosen(state);
 }
 
 absl::StatusOr<SqliteStore::Watermarks> SqliteStore::watermarks(JobId job, std::uint32_t attempt) {

@@ -8,6 +8,7 @@ namespace bitrung::cli {
 namespace {
 
 constexpr std::size_t kReasonWidthMax = 90;
+constexpr std::size_t kParentsWidthMax = 60;
 
 std::string bits_text(const PlanJob& job) {
   return job.weight_bits == job.activation_bits
@@ -70,7 +71,9 @@ std::string plan_text(const Plan& plan, const Style& style) {
                    job.cached              ? std::string(style.none())
                    : job.estimated_seconds ? format_duration(*job.estimated_seconds)
                                            : format_flops(job.flops),
-                   job.parents.empty() ? std::string(style.none()) : join(job.parents, ", "),
+                   job.parents.empty()
+                       ? std::string(style.none())
+                       : fit(printable(join(job.parents, ", ")), kParentsWidthMax, style),
                    Cell(cache, job.cached ? Tone::kGood : Tone::kFaint)});
     for (const std::string& alias : job.aliases) {
       table.add_row({Cell(fmt::format("  also {}", alias), Tone::kFaint)});

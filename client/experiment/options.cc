@@ -89,7 +89,7 @@ std::array<OptionInfo, kOptionCount> make_table() {
      "Share of the tracked range of the activations that a step keeps."},
     {Option::kMethodScale, "method.scale", kWord, "fixed", {}, kScales,
      "The scale follows the tracked range, or is learned."},
-    {Option::kMethodClipInit, "method.clip_init", kReal, "8", above(0, 1e6), {},
+    {Option::kMethodClipInit, "method.clip_init", kReal, "8", from(1e-6, 1e6), {},
      "First value of the learned clipping level."},
     {Option::kMethodClipDecay, "method.clip_decay", kReal, "1e-4", from(0, 1000), {},
      "Weight decay of the learned clipping level."},
@@ -173,7 +173,7 @@ std::array<OptionInfo, kOptionCount> make_table() {
      "Images of such a batch."},
     {Option::kCalibrationClip, "calibration.clip", kWord, "minmax", {}, kClips,
      "How the ranges of activations are chosen."},
-    {Option::kCalibrationSd, "calibration.sd", kReal, "3", above(0, 1000), {},
+    {Option::kCalibrationSd, "calibration.sd", kReal, "3", from(0.001, 1000), {},
      "Standard deviations from the mean; only with clip sd."},
     {Option::kCalibrationPercentile, "calibration.percentile", kReal, "99.9", {50, 100, true, false}, {},
      "Percentage of the values that are not clipped; only with clip percentile."},
@@ -296,6 +296,45 @@ std::string allowed_values(const OptionInfo& row) {
   check_failed("a kind of option without a text", __FILE__, __LINE__);
 }
 
+namespace {
+
+// Keys of an entry that make several jobs of it.
+constexpr std::string_view kVariations = R"(
+Keys of a job that are no options
+sweep: {bits: [32, 4], seed: [1, 2]}
+    One job for each combination of these values.
+ladder: {bits: [32, 16, 8, 4]}
+    One job for each rung, taught by the rung above.
+paths: {bits: [32, 16, 8, 4]}
+    One job for each way down from the first rung; ways that begin alike share their jobs.
+search: best-path
+    With paths: one job for each pair of rungs, taught by the best job at the upper rung.
+)";
+
+std::string method_reference(const train::MethodInfo& method) {
+  std::string text =
+      fmt::format("{}\n    {}.\n    Source: {}.\n", method.name, method.summary, method.source);
+  std::vector<std::string> options;
+  for (const train::MethodOption option : method.options) {
+    options.emplace_back(info(option_of(option)).name);
+  }
+  if (!options.empty()) text += fmt::format("    Options: {}.\n", listed(options, "and"));
+  if (!method.has_activations) text += "    For weights only.\n";
+  if (!method.has_weights) text += "    For activations only.\n";
+  if (!method.one_bit_weights.empty()) {
+    text += fmt::format("    Not for 1-bit weights: {}.\n", method.one_bit_weights);
+  }
+  if (!method.one_bit_activations.empty()) {
+    text += fmt::format("    Not for 1-bit activations: {}.\n", method.one_bit_activations);
+  }
+  if (method.wants_shortcut_per_convolution) {
+    text += "    With shortcut: auto each convolution of a ResNet has a shortcut.\n";
+  }
+  return text;
+}
+
+}  // namespace
+
 Option option_of(train::MethodOption option) {
   switch (option) {
     case train::MethodOption::kRange:
@@ -320,6 +359,9 @@ std::string option_reference() {
     text += fmt::format("{} (default {})\n    {}\n    Allowed: {}.\n", row.name, row.default_text,
                         row.help, allowed_values(row));
   }
+  text += kVariations;
+  text += "\nMethods\n";
+  for (const train::MethodInfo& method : train::methods()) text += method_reference(method);
   return text;
 }
 

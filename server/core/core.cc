@@ -39,14 +39,14 @@ NewJob to_new_job(const db::JobSpecRow& row, JobId first, std::size_t job_count)
   job.priority = row.priority;
   job.memory_bytes = row.memory_bytes;
   for (const db::InputRow& input : row.inputs) {
-    if (input.parent.has_value()) {
-      const std::int64_t index = number(*input.parent) - number(first);
-      BITRUNG_CHECK(index >= 0 && index < static_cast<std::int64_t>(job_count));
-      job.parents.push_back({static_cast<std::uint32_t>(index), input.role});
-    } else {
-      BITRUNG_CHECK(input.artifact.has_value());
-      job.artifacts.emplace_back(input.role, *input.artifact);
-    }
+    NewJob::Input& added = job.inputs.emplace_back();
+    added.role = input.role;
+    added.artifact = input.artifact;
+    added.choice = input.choice;
+    if (!input.parent.has_value()) continue;
+    const std::int64_t index = number(*input.parent) - number(first);
+    BITRUNG_CHECK(index >= 0 && index < static_cast<std::int64_t>(job_count));
+    added.parent = static_cast<std::uint32_t>(index);
   }
   return job;
 }
@@ -138,10 +138,7 @@ void Core::State::settle_loaded_jobs() {
   for (JobIndex index = 0; index < jobs.size(); ++index) {
     if (jobs[index].experiment == kNone) continue;
     Job& job = jobs[index];
-    job.parents_left = 0;
-    jobs.for_each_parent(index, [&](JobIndex parent) {
-      job.parents_left += jobs[parent].state == JobState::kSucceeded ? 0 : 1;
-    });
+    job.parents_left = parents_left(index);
     BITRUNG_CHECK(job.parents_left == 0 || (job.state != JobState::kReady && !is_live(job.state)));
     if (job.state == JobState::kReady && job.retries_used > 0 && is_delayed(job.failure_class)) {
       // When it failed is not known by this clock: the delay begins anew.
@@ -164,6 +161,9 @@ void Core::State::settle_loaded_jobs() {
     for (JobIndex job = experiment.first; job < experiment.first + experiment.job_count; ++job) {
       if (jobs[job].state == JobState::kFailed || jobs[job].state == JobState::kCancelled) {
         skip_descendants(job);
+      }
+      if (jobs[job].has_choices) {
+        review_choices(job);
       }
       if (is_waiting(jobs[job].state)) {
         released.push_back(job);

@@ -54,12 +54,17 @@ struct AttemptKey {
 
 // ---- Events ----
 
-// A job of a graph to be added. The graph is checked: indices in range, at most one input per role,
-// no cycle.
+// A job of a graph to be added. The graph is checked: indices in range, roles as check_graph() in
+// server/core/graph.h wants them, no cycle.
 struct NewJob {
-  struct Parent {
-    std::uint32_t index = 0;  // In the same submit.
+  // A parent or an artifact from outside. Teachers count in the order given.
+  struct Input {
     InputRole role{};
+    std::optional<std::uint32_t> parent;  // Position in the same submit.
+    std::optional<Digest> artifact;
+    // Inputs with the same number above 0 are the candidates of one choice: when all have ended,
+    // the one that succeeded with the highest validation accuracy is taken, of equals the earlier.
+    std::uint32_t choice = 0;
   };
   Digest spec;  // SHA-256 of the canonical options.
   std::string dataset;
@@ -70,11 +75,10 @@ struct NewJob {
   std::uint32_t retries = 0;
   std::int32_t priority = 0;
   std::uint64_t memory_bytes = 0;
-  std::vector<Parent> parents;
-  std::vector<std::pair<InputRole, Digest>> artifacts;
+  std::vector<Input> inputs;
 };
-// The cost class of a job: its network, data set and bits. A restart derives it again from the
-// stored row.
+// The cost class of a job: its network, data set and bits, and whether it is trained. A restart
+// derives it again from the stored row.
 std::string cost_class(const db::JobSpecRow& spec);
 
 struct Submit {
@@ -255,6 +259,12 @@ struct WaitsForParent {
   JobId parent{};
   JobState state{};
 };
+struct WaitsForCandidates {  // The best of them will be its teacher.
+  std::size_t candidates = 0;
+  std::size_t undecided = 0;
+  JobId first{};  // Of those that have not ended.
+  JobState state{};
+};
 struct WaitsForEqualJob {  // An equal job of another experiment is at work; its result will be
                            // taken.
   JobId job{};
@@ -302,9 +312,9 @@ struct IsSkipped {
 struct HasEnded {  // Succeeded, failed or cancelled; row() has the rest.
   std::optional<JobId> cached_from;
 };
-using Reason =
-    std::variant<WaitsForParent, WaitsForEqualJob, WaitsForRetry, NoWorkerConnected,
-                 WorkerDoesNotFit, QueuedBehind, IsOffered, IsRunning, IsSkipped, HasEnded>;
+using Reason = std::variant<WaitsForParent, WaitsForCandidates, WaitsForEqualJob, WaitsForRetry,
+                            NoWorkerConnected, WorkerDoesNotFit, QueuedBehind, IsOffered, IsRunning,
+                            IsSkipped, HasEnded>;
 
 class Core {
  public:

@@ -73,14 +73,36 @@ std::vector<Reason> Core::explain(JobId id, Now now) const {
   return {};
 }
 
+std::optional<WaitsForCandidates> Core::State::explain_choice(
+    std::span<const Input> candidates) const {
+  WaitsForCandidates waits;
+  waits.candidates = candidates.size();
+  for (const Input& candidate : candidates) {
+    if (candidate.kind == Input::Kind::kChosen) return std::nullopt;
+    const JobState state = jobs[candidate.value].state;
+    if (is_terminal(state)) continue;
+    if (++waits.undecided > 1) continue;
+    waits.first = jobs.id(candidate.value);
+    waits.state = state;
+  }
+  return waits;
+}
+
 std::vector<Reason> Core::State::explain_blocked(JobIndex index) const {
   std::vector<Reason> reasons;
   JobIndex previous = kNone;
-  jobs.for_each_parent(index, [&](JobIndex parent) {
-    if (parent != previous && jobs[parent].state != JobState::kSucceeded) {
-      reasons.push_back(WaitsForParent{jobs.id(parent), jobs[parent].state});
+  jobs.for_each_need(index, [&](std::span<const Input> need, std::size_t) {
+    const Input& first = need.front();
+    if (first.choice != 0) {
+      if (const auto waits = explain_choice(need)) reasons.push_back(*waits);
+      return;
     }
-    previous = parent;
+    if (!first.is_job()) return;
+    const JobState state = jobs[first.value].state;
+    if (first.value != previous && state != JobState::kSucceeded) {
+      reasons.push_back(WaitsForParent{jobs.id(first.value), state});
+    }
+    previous = first.value;
   });
   const Job& job = jobs[index];
   if (job.group != kNone && equal[job.group].live != kNone) {
@@ -135,11 +157,13 @@ JobIndex Core::State::ended_ancestor(JobIndex index) const {
   // cycle.
   while (jobs[index].state == JobState::kSkipped) {
     JobIndex ended = kNone;
-    jobs.for_each_parent(index, [&](JobIndex parent) {
-      if (!dooms_children(jobs[parent].state)) return;
-      // Rather a parent that ended by itself than one that was skipped.
-      if (ended == kNone || jobs[ended].state == JobState::kSkipped) {
-        ended = parent;
+    jobs.for_each_need(index, [&](std::span<const Input> need, std::size_t) {
+      if (!is_doomed(need)) return;
+      for (const Input& input : need) {
+        // Rather a parent that ended by itself than one that was skipped.
+        if (ended == kNone || jobs[ended].state == JobState::kSkipped) {
+          ended = input.value;
+        }
       }
     });
     BITRUNG_CHECK(ended != kNone);

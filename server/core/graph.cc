@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 #include <string>
 
 #include "db/base/check.h"
@@ -17,42 +18,111 @@ constexpr std::size_t kCycleJobsShown = 10;
 std::vector<ChildLists::Edge> edges_of(const std::vector<NewJob>& jobs) {
   std::vector<ChildLists::Edge> edges;
   for (std::uint32_t child = 0; child < jobs.size(); ++child) {
-    for (const NewJob::Parent& parent : jobs[child].parents) {
-      if (parent.index < jobs.size()) {
-        edges.push_back({parent.index, child});
+    for (const NewJob::Input& input : jobs[child].inputs) {
+      if (input.parent.has_value() && *input.parent < jobs.size()) {
+        edges.push_back({*input.parent, child});
       }
     }
   }
   return edges;
 }
 
-absl::Status check_inputs(const NewJob& job, std::uint32_t position, std::size_t job_count) {
-  if (job.parents.size() > kParentsPerJobMax) {
-    return absl::ResourceExhaustedError(fmt::format(
-        "job {} has {} parents, the limit is {}", position, job.parents.size(), kParentsPerJobMax));
+absl::Status check_parent(const NewJob::Input& input, std::uint32_t position,
+                          std::size_t job_count) {
+  if (input.parent.has_value() == input.artifact.has_value()) {
+    return absl::InvalidArgumentError(
+        fmt::format("job {} has an input as {} that is not one of a job and an artifact", position,
+                    name(input.role)));
   }
-  std::vector<InputRole> roles;
-  for (const NewJob::Parent& parent : job.parents) {
-    if (parent.index >= job_count) {
-      return absl::InvalidArgumentError(
-          fmt::format("job {} names job {} as {}, the experiment has {} jobs counted from 0",
-                      position, parent.index, name(parent.role), job_count));
+  if (!input.parent.has_value()) return absl::OkStatus();
+  if (*input.parent >= job_count) {
+    return absl::InvalidArgumentError(
+        fmt::format("job {} names job {} as {}, the experiment has {} jobs counted from 0",
+                    position, *input.parent, name(input.role), job_count));
+  }
+  if (*input.parent == position) {
+    return absl::InvalidArgumentError(
+        fmt::format("job {} names itself as {}", position, name(input.role)));
+  }
+  return absl::OkStatus();
+}
+
+// The candidates of a choice: at least two different jobs side by side.
+absl::Status check_choice(std::span<const NewJob::Input> candidates, std::uint32_t position) {
+  std::vector<std::uint32_t> parents;
+  for (const NewJob::Input& candidate : candidates) {
+    if (candidate.role != InputRole::kTeacher || !candidate.parent.has_value()) {
+      return absl::InvalidArgumentError(fmt::format(
+          "job {} chooses its {} out of several; only teachers that are jobs can be chosen",
+          position, name(candidate.role)));
     }
-    if (parent.index == position) {
-      return absl::InvalidArgumentError(
-          fmt::format("job {} names itself as {}", position, name(parent.role)));
+    parents.push_back(*candidate.parent);
+  }
+  std::ranges::sort(parents);
+  if (parents.size() < 2 || std::ranges::adjacent_find(parents) != parents.end()) {
+    return absl::InvalidArgumentError(
+        fmt::format("job {} chooses its teacher out of {} candidates, but they must be 2 or more "
+                    "different jobs",
+                    position, candidates.size()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status check_choices(const NewJob& job, std::uint32_t position) {
+  const std::span<const NewJob::Input> inputs(job.inputs);
+  std::size_t candidates = 0;
+  std::vector<std::uint32_t> met;
+  for (std::size_t begin = 0; begin < inputs.size();) {
+    const std::uint32_t choice = inputs[begin].choice;
+    std::size_t end = begin + 1;
+    while (choice != 0 && end < inputs.size() && inputs[end].choice == choice) ++end;
+    if (choice != 0) {
+      candidates += end - begin;
+      met.push_back(choice);
+      if (const absl::Status status = check_choice(inputs.subspan(begin, end - begin), position);
+          !status.ok()) {
+        return status;
+      }
     }
-    roles.push_back(parent.role);
+    begin = end;
   }
-  for (const auto& [role, artifact] : job.artifacts) {
-    roles.push_back(role);
+  if (candidates > kCandidatesPerJobMax) {
+    return absl::ResourceExhaustedError(
+        fmt::format("job {} chooses its teachers out of {} candidates, the limit is {}", position,
+                    candidates, kCandidatesPerJobMax));
   }
-  std::ranges::sort(roles);
-  const auto twice = std::ranges::adjacent_find(roles);
-  if (twice != roles.end()) {
+  std::ranges::sort(met);
+  if (std::ranges::adjacent_find(met) != met.end()) {
     return absl::InvalidArgumentError(fmt::format(
-        "job {} has more than one input as {}; a role takes one", position, name(*twice)));
+        "job {} has candidates of one choice that do not stand side by side", position));
   }
+  return absl::OkStatus();
+}
+
+absl::Status check_inputs(const NewJob& job, std::uint32_t position, std::size_t job_count) {
+  if (job.inputs.size() > kParentsPerJobMax) {
+    return absl::ResourceExhaustedError(fmt::format(
+        "job {} has {} inputs, the limit is {}", position, job.inputs.size(), kParentsPerJobMax));
+  }
+  for (const NewJob::Input& input : job.inputs) {
+    if (const absl::Status status = check_parent(input, position, job_count); !status.ok()) {
+      return status;
+    }
+  }
+  for (const InputRole role : {InputRole::kInit, InputRole::kSource}) {
+    const auto count = std::ranges::count(job.inputs, role, &NewJob::Input::role);
+    if (count > 1) {
+      return absl::InvalidArgumentError(fmt::format(
+          "job {} has more than one input as {}; this role takes one", position, name(role)));
+    }
+    if (role == InputRole::kSource && count == 1 && job.inputs.size() > 1) {
+      return absl::InvalidArgumentError(
+          fmt::format("job {} has a source and other inputs; what is quantized or evaluated is not "
+                      "trained",
+                      position));
+    }
+  }
+  if (const absl::Status status = check_choices(job, position); !status.ok()) return status;
   if (!std::isfinite(job.flops) || job.flops < 0) {
     return absl::InvalidArgumentError(
         fmt::format("job {} is estimated at {} operations; expected a finite number, 0 if unknown",
@@ -79,18 +149,20 @@ absl::Status check_graph(const std::vector<NewJob>& jobs) {
         !status.ok()) {
       return status;
     }
-    edge_count += jobs[position].parents.size();
+    const std::vector<NewJob::Input>& inputs = jobs[position].inputs;
+    edge_count += static_cast<std::size_t>(std::ranges::count_if(
+        inputs, [](const NewJob::Input& input) { return input.parent.has_value(); }));
     if (edge_count > kEdgesPerExperimentMax) {
       return absl::ResourceExhaustedError(
           fmt::format("the experiment has more than {} edges, which is the limit; split it",
                       kEdgesPerExperimentMax));
     }
-    for (const NewJob::Parent& parent : jobs[position].parents) {
-      if (++child_counts[parent.index] > kChildrenPerJobMax) {
+    for (const NewJob::Input& input : inputs) {
+      if (input.parent.has_value() && ++child_counts[*input.parent] > kChildrenPerJobMax) {
         return absl::ResourceExhaustedError(
             fmt::format("job {} has more than {} children, which is the limit; submit it alone and "
                         "hand its artifact to several experiments",
-                        parent.index, kChildrenPerJobMax));
+                        *input.parent, kChildrenPerJobMax));
       }
     }
   }
@@ -121,9 +193,9 @@ std::vector<std::uint32_t> find_cycle(const std::vector<NewJob>& jobs) {
   // Every job left out has a parent that is left out too, so walking up must come back to a job it
   // has passed.
   const auto parent_left_out = [&](std::uint32_t position) {
-    for (const NewJob::Parent& parent : jobs[position].parents) {
-      if (parent.index < jobs.size() && !ordered[parent.index]) {
-        return parent.index;
+    for (const NewJob::Input& input : jobs[position].inputs) {
+      if (input.parent.has_value() && *input.parent < jobs.size() && !ordered[*input.parent]) {
+        return *input.parent;
       }
     }
     BITRUNG_CHECK(false && "a job outside the topological order has a parent outside it");

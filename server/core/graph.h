@@ -19,9 +19,13 @@ inline constexpr std::size_t kJobsPerExperimentMax = 100'000;
 inline constexpr std::size_t kEdgesPerExperimentMax = 1'000'000;
 inline constexpr std::size_t kParentsPerJobMax = 10'000;
 inline constexpr std::size_t kChildrenPerJobMax = 10'000;
+// Each candidate that ends costs a look at all of its choice.
+inline constexpr std::size_t kCandidatesPerJobMax = 1'000;
 
-// OK if Core accepts the jobs as a Submit. Otherwise what is wrong with which job (by its position)
-// and what the limit is: RESOURCE_EXHAUSTED for a size, INVALID_ARGUMENT for anything else.
+// OK if Core accepts the jobs as a Submit: parents that exist, at most one init and one source, no
+// teacher or init beside a source, choices of different jobs as teachers. Otherwise what is wrong
+// with which job (by its position) and what the limit is: RESOURCE_EXHAUSTED for a size,
+// INVALID_ARGUMENT for anything else.
 absl::Status check_graph(const std::vector<NewJob>& jobs);
 
 // Positions along one cycle, each the parent of the next and the last the parent of the first;

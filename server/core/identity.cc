@@ -13,7 +13,7 @@ Digest identity_of(const Digest& spec, const Digest& dataset,
   text += dataset.raw();
   const IdentityInput* previous = nullptr;
   for (const IdentityInput& input : inputs) {
-    BITRUNG_CHECK(previous == nullptr || previous->role < input.role);
+    BITRUNG_CHECK(previous == nullptr || previous->role <= input.role);
     text += static_cast<char>(input.role);
     text += input.digest.raw();
     previous = &input;

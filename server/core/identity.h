@@ -23,7 +23,8 @@ struct IdentityInput {
 };
 
 // SHA-256 over "bitrung identity 1\n", the digest of the options, the data set's digest, and per
-// input one byte for its role (0 teacher, 1 init) and its digest. Inputs are given by rising role.
+// input one byte for its role (0 teacher, 1 init, 2 source) and its digest. Inputs are given by
+// rising role, teachers in the order in which they count; of a choice only the one that was taken.
 Digest identity_of(const Digest& spec, const Digest& dataset,
                    std::span<const IdentityInput> inputs);
 

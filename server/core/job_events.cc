@@ -67,19 +67,19 @@ void Core::State::on(const RetryJobs& event) {
       revive_if_ended(jobs.index(id));
     }
   }
-  // Upwards: what they need. The list grows while it is walked.
+  // Upwards: what they need; candidates only if not one of them is left. The list grows while it is
+  // walked.
   for (std::size_t i = 0; i < revived.size(); ++i) {
-    jobs.for_each_parent(revived[i], revive_if_ended);
+    jobs.for_each_need(revived[i], [&](std::span<const Input> need, std::size_t) {
+      if (!is_doomed(need)) return;
+      for (const Input& input : need) revive_if_ended(input.value);
+    });
   }
   // Downwards: what was skipped and has no other reason to stay so.
   for (std::size_t i = 0; i < revived.size(); ++i) {
     jobs.for_each_child(revived[i], [&](JobIndex child) {
       if (jobs[child].state != JobState::kSkipped) return;
-      bool is_doomed = false;
-      jobs.for_each_parent(child, [&](JobIndex parent) {
-        is_doomed = is_doomed || dooms_children(jobs[parent].state);
-      });
-      if (!is_doomed) {
+      if (!is_doomed(child)) {
         revive_if_ended(child);
       }
     });

@@ -2,13 +2,20 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "db/base/check.h"
 
 namespace bitrung::core {
 
 std::string cost_class(const db::JobSpecRow& spec) {
-  return fmt::format("{} w{}a{} {}", spec.model, spec.weight_bits, spec.activation_bits,
-                     spec.dataset);
+  // What is not trained spends its time otherwise.
+  return fmt::format("{} w{}a{} {}{}", spec.model, spec.weight_bits, spec.activation_bits,
+                     spec.dataset, spec.epochs == 0 ? " untrained" : "");
+}
+
+bool is_chosen(std::span<const Input> candidates) {
+  return std::ranges::find(candidates, Input::Kind::kChosen, &Input::kind) != candidates.end();
 }
 
 JobTable::JobTable(JobId first) : first_(number(first)) {}
@@ -42,18 +49,25 @@ ExperimentIndex JobTable::add(ExperimentId id, JobId first, const std::vector<Ne
     job.numerics = from.numerics;
     job.retries = from.retries;
     job.priority = from.priority;
-    for (const NewJob::Parent& parent : from.parents) {
-      const auto role = static_cast<std::size_t>(parent.role);
-      job.input_kind[role] = Job::Input::kParent;
-      job.input[role] = experiment.first + parent.index;
-      ++job.parents_left;
+    job.first_input = static_cast<std::uint32_t>(inputs_.size());
+    job.input_count = static_cast<std::uint32_t>(from.inputs.size());
+    for (const NewJob::Input& input : from.inputs) {
+      Input& added = inputs_.emplace_back();
+      added.role = input.role;
+      added.choice = static_cast<std::uint16_t>(input.choice);
+      if (input.artifact.has_value()) {
+        added.kind = Input::Kind::kArtifact;
+        added.value = static_cast<std::uint32_t>(artifacts_.size());
+        artifacts_.push_back(*input.artifact);
+        continue;
+      }
+      added.kind = input.choice == 0 ? Input::Kind::kParent : Input::Kind::kCandidate;
+      added.value = experiment.first + *input.parent;
+      job.has_choices = job.has_choices || input.choice != 0;
     }
-    for (const auto& [input_role, artifact] : from.artifacts) {
-      const auto role = static_cast<std::size_t>(input_role);
-      job.input_kind[role] = Job::Input::kArtifact;
-      job.input[role] = static_cast<std::uint32_t>(artifacts_.size());
-      artifacts_.push_back(artifact);
-    }
+    for_each_need(position, [&job](std::span<const Input> need, std::size_t) {
+      job.parents_left += need.front().is_job() ? 1 : 0;
+    });
     const std::uint32_t dataset = datasets.intern(from.dataset);
     const auto [pin, added] =
         pin_of_dataset.try_emplace(dataset, static_cast<std::uint32_t>(experiment.pins.size()));
@@ -91,6 +105,29 @@ void JobTable::restore(JobIndex index, const db::JobStateRow& row) {
   if (row.result.has_value()) {
     job.result = add_result(*row.result);
   }
+  for (const std::uint32_t position : row.chosen) {
+    choose(index, position);
+  }
+}
+
+bool JobTable::has_chosen(JobIndex index) const {
+  if (!jobs_[index].has_choices) return true;
+  bool has_chosen = true;
+  for_each_need(index, [&has_chosen](std::span<const Input> need, std::size_t) {
+    has_chosen = has_chosen && (need.front().choice == 0 || is_chosen(need));
+  });
+  return has_chosen;
+}
+
+void JobTable::choose(JobIndex index, std::size_t position) {
+  const Job& job = jobs_[index];
+  BITRUNG_CHECK(position < job.input_count);
+  Input& taken = inputs_[job.first_input + position];
+  BITRUNG_CHECK(taken.kind == Input::Kind::kCandidate);
+  for (const Input& input : inputs(index)) {
+    BITRUNG_CHECK(input.choice != taken.choice || input.kind != Input::Kind::kChosen);
+  }
+  taken.kind = Input::Kind::kChosen;
 }
 
 bool JobTable::contains(JobId id) const {
@@ -157,6 +194,12 @@ db::JobStateRow JobTable::row(JobIndex index) const {
   row.resume_epoch = job.resume_epoch;
   row.started_at_ms = job.started_at_ms;
   row.finished_at_ms = job.finished_at_ms;
+  if (job.has_choices) {
+    const std::span<const Input> all = inputs(index);
+    for (std::uint32_t position = 0; position < all.size(); ++position) {
+      if (all[position].kind == Input::Kind::kChosen) row.chosen.push_back(position);
+    }
+  }
   return row;
 }
 

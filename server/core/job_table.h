@@ -6,11 +6,11 @@
 // position.
 #pragma once
 
-#include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -30,11 +30,28 @@ namespace bitrung::core {
 using JobIndex = std::uint32_t;
 using ExperimentIndex = std::uint32_t;
 
-inline constexpr std::size_t kInputRoles = 2;
+// What a job takes from before it.
+struct Input {
+  enum class Kind : std::uint8_t {
+    kParent,
+    kArtifact,
+    kCandidate,  // A parent of which the best one is taken.
+    kChosen,     // The candidate that was taken. Never changes.
+  };
+
+  InputRole role{};
+  Kind kind{};
+  std::uint16_t choice = 0;  // Candidates of one choice share a number; 0 for none.
+  std::uint32_t value = 0;   // A JobIndex, or a position in the artifacts.
+
+  bool is_job() const { return kind != Kind::kArtifact; }
+};
+static_assert(sizeof(Input) == 8);
+
+// One of the candidates was taken.
+bool is_chosen(std::span<const Input> candidates);
 
 struct Job {
-  enum class Input : std::uint8_t { kAbsent, kParent, kArtifact };
-
   Digest spec;
   Digest identity;  // Valid once `group` is set.
   double flops = 0;
@@ -43,16 +60,16 @@ struct Job {
   std::uint64_t memory_bytes = 0;
   std::int64_t started_at_ms = 0;
   std::int64_t finished_at_ms = 0;
-  JobId cached_from{};  // 0 for none.
-  std::array<std::uint32_t, kInputRoles>
-      input{};                         // By role: a JobIndex, or a position in the artifacts.
+  JobId cached_from{};            // 0 for none.
+  std::uint32_t first_input = 0;  // Position in the inputs.
+  std::uint32_t input_count = 0;
   ExperimentIndex experiment = kNone;  // kNone: no such job.
   std::uint32_t pin = 0;               // Position in Experiment::pins: names the data set.
   std::uint32_t cost_class = 0;
   std::uint32_t numerics = 0;
   std::uint32_t retries = 0;
   std::int32_t priority = 0;
-  std::uint32_t parents_left = 0;  // Inputs whose parent has not succeeded.
+  std::uint32_t parents_left = 0;  // Parents that have not succeeded, and choices to be made.
   std::uint32_t attempt = 0;
   std::uint32_t retries_used = 0;
   std::uint32_t losses = 0;
@@ -65,7 +82,7 @@ struct Job {
   JobIndex next_equal = kNone;   // Next member of the group's list.
   std::uint32_t last_worker =
       kNone;  // Who had its latest attempt; forgotten at restart, only a preference.
-  std::array<Input, kInputRoles> input_kind{};
+  bool has_choices = false;
   JobState state = JobState::kBlocked;
   FailureClass failure_class = FailureClass::kNone;
   bool saved_this_step = false;
@@ -143,15 +160,37 @@ class JobTable {
       visit(experiment.first + child);
     }
   }
-  // Calls visit(parent), teacher first.
+  // In the order of the submit; candidates of a choice stand side by side.
+  std::span<const Input> inputs(JobIndex job) const {
+    return std::span(inputs_).subspan(jobs_[job].first_input, jobs_[job].input_count);
+  }
+  // Calls visit(parent) for parents and chosen candidates.
   template <typename Visit>
-  void for_each_parent(JobIndex job, Visit visit) const {
-    for (std::size_t role = 0; role < kInputRoles; ++role) {
-      if (jobs_[job].input_kind[role] == Job::Input::kParent) {
-        visit(jobs_[job].input[role]);
+  void for_each_taken_parent(JobIndex job, Visit visit) const {
+    for (const Input& input : inputs(job)) {
+      if (input.kind == Input::Kind::kParent || input.kind == Input::Kind::kChosen) {
+        visit(input.value);
       }
     }
   }
+  // Calls visit(inputs, position of the first of them) for each input, all candidates of a choice
+  // at once.
+  template <typename Visit>
+  void for_each_need(JobIndex job, Visit visit) const {
+    const std::span<const Input> all = inputs(job);
+    for (std::size_t begin = 0; begin < all.size();) {
+      std::size_t end = begin + 1;
+      while (all[begin].choice != 0 && end < all.size() && all[end].choice == all[begin].choice) {
+        ++end;
+      }
+      visit(all.subspan(begin, end - begin), begin);
+      begin = end;
+    }
+  }
+  // All choices have been made.
+  bool has_chosen(JobIndex job) const;
+  // Takes this candidate; none of its choice was taken before.
+  void choose(JobIndex job, std::size_t position);
 
   RareColumns& rare(JobIndex job);
   const RareColumns& rare(JobIndex job) const;
@@ -172,6 +211,7 @@ class JobTable {
   std::unordered_map<std::int64_t, ExperimentIndex> experiment_numbers_;
   std::vector<RareColumns> rare_;
   std::vector<db::ResultRow> results_;
+  std::vector<Input> inputs_;
   std::vector<Digest> artifacts_;  // Outside inputs.
 };
 

@@ -1,6 +1,8 @@
 // What goes with each transition of a job: rows, children, equal jobs, the slot.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "db/base/check.h"
 #include "server/core/state.h"
 
@@ -48,6 +50,10 @@ void Core::State::skip_descendants(JobIndex job) {
     const JobIndex parent = doomed.back();
     doomed.pop_back();
     jobs.for_each_child(parent, [&](JobIndex child) {
+      if (jobs[child].has_choices) {
+        review_choices(child);
+        if (!is_doomed(child)) return;
+      }
       // A child that has ended stays as it is; below one that took an equal job's result nothing is
       // missing.
       if (jobs[child].state != JobState::kBlocked) return;
@@ -128,6 +134,7 @@ void Core::State::record_success(JobIndex index, JobEvent event, std::uint32_t r
     jobs.rare(index).error.clear();
   }
   jobs.for_each_child(index, [&](JobIndex child) {
+    if (jobs[child].has_choices) return review_choices(child);
     BITRUNG_CHECK(jobs[child].parents_left > 0);
     if (--jobs[child].parents_left == 0) {
       released.push_back(child);
@@ -140,6 +147,64 @@ void Core::State::take_result_of(JobIndex index, JobIndex winner) {
   record_success(index, JobEvent::kCached, jobs[winner].result);
   const JobId original = jobs[winner].cached_from;
   jobs[index].cached_from = original != JobId{} ? original : jobs.id(winner);
+}
+
+void Core::State::review_choices(JobIndex index) {
+  bool has_chosen = false;
+  jobs.for_each_need(index, [&](std::span<const Input> need, std::size_t position) {
+    if (need.front().choice == 0) return;
+    std::optional<std::size_t> best;
+    const auto accuracy = [&](std::size_t of) {
+      return jobs.result(jobs[need[of].value].result).validation_accuracy;
+    };
+    for (std::size_t i = 0; i < need.size(); ++i) {
+      const JobState state = jobs[need[i].value].state;
+      if (need[i].kind == Input::Kind::kChosen) return;
+      if (dooms_children(state)) continue;
+      if (state != JobState::kSucceeded) return;
+      // No accuracy is less than any number.
+      if (!best.has_value() || accuracy(i) > accuracy(*best)) best = i;
+    }
+    if (!best.has_value()) return;
+    jobs.choose(index, position + *best);
+    has_chosen = true;
+  });
+  Job& job = jobs[index];
+  const bool has_waited = job.parents_left > 0;
+  job.parents_left = parents_left(index);
+  if (has_chosen) {
+    save(index);
+    learn_identities({index});
+  }
+  if (has_waited && job.parents_left == 0) {
+    released.push_back(index);
+  }
+}
+
+std::uint32_t Core::State::parents_left(JobIndex index) const {
+  std::uint32_t count = 0;
+  jobs.for_each_need(index, [&](std::span<const Input> need, std::size_t) {
+    const Input& first = need.front();
+    if (!first.is_job()) return;
+    const bool is_met =
+        first.choice == 0 ? jobs[first.value].state == JobState::kSucceeded : is_chosen(need);
+    count += is_met ? 0 : 1;
+  });
+  return count;
+}
+
+bool Core::State::is_doomed(std::span<const Input> need) const {
+  return std::ranges::all_of(need, [this](const Input& input) {
+    return input.is_job() && dooms_children(jobs[input.value].state);
+  });
+}
+
+bool Core::State::is_doomed(JobIndex index) const {
+  bool is_any_doomed = false;
+  jobs.for_each_need(index, [&](std::span<const Input> need, std::size_t) {
+    is_any_doomed = is_any_doomed || is_doomed(need);
+  });
+  return is_any_doomed;
 }
 
 void Core::State::revive(JobIndex index) {

@@ -32,7 +32,7 @@ std::uint32_t closest_free_slot(const Worker& worker, std::uint64_t memory_bytes
 bool is_warm(const JobTable& jobs, JobIndex job, WorkerIndex worker) {
   if (jobs[job].last_worker == worker && jobs.rare(job).resume.has_value()) return true;
   bool taught_here = false;
-  jobs.for_each_parent(job, [&](JobIndex parent) {
+  jobs.for_each_taken_parent(job, [&](JobIndex parent) {
     const JobId original = jobs[parent].cached_from;
     const JobIndex trained = jobs.contains(original) ? jobs.index(original) : parent;
     taught_here = taught_here || jobs[trained].last_worker == worker;

@@ -1,8 +1,8 @@
 // What follows from events: jobs become ready, equal jobs take results, data sets are pinned, slots
 // are filled.
 #include <algorithm>
-#include <array>
 #include <span>
+#include <vector>
 
 #include "db/base/check.h"
 #include "server/core/state.h"
@@ -97,20 +97,19 @@ void Core::State::offer(const Placement& placement) {
   offer.slot = placement.slot;
   offer.resume = std::as_const(jobs).rare(index).resume;
   offer.dataset = jobs.copies[jobs.pin_of(job).copy];
-  for (std::size_t role = 0; role < kInputRoles; ++role) {
-    switch (job.input_kind[role]) {
-      case Job::Input::kAbsent:
-        break;
-      case Job::Input::kParent: {
-        const Job& parent = jobs[job.input[role]];
+  for (const Input& input : jobs.inputs(index)) {
+    switch (input.kind) {
+      case Input::Kind::kParent:
+      case Input::Kind::kChosen: {
+        const Job& parent = jobs[input.value];
         BITRUNG_CHECK(parent.state == JobState::kSucceeded);
-        offer.inputs.emplace_back(InputRole{static_cast<std::uint8_t>(role)},
-                                  jobs.result(parent.result).artifact);
+        offer.inputs.emplace_back(input.role, jobs.result(parent.result).artifact);
         break;
       }
-      case Job::Input::kArtifact:
-        offer.inputs.emplace_back(InputRole{static_cast<std::uint8_t>(role)},
-                                  jobs.artifact(job.input[role]));
+      case Input::Kind::kArtifact:
+        offer.inputs.emplace_back(input.role, jobs.artifact(input.value));
+        break;
+      case Input::Kind::kCandidate:
         break;
     }
   }
@@ -163,22 +162,21 @@ bool Core::State::learn_identity(JobIndex index) {
   Job& job = jobs[index];
   const Pin& pin = jobs.pin_of(job);
   if (job.group != kNone || pin.copy == kNone) return false;
-  std::array<IdentityInput, kInputRoles> inputs;
-  std::size_t input_count = 0;
-  for (std::size_t role = 0; role < kInputRoles; ++role) {
-    if (job.input_kind[role] == Job::Input::kAbsent) continue;
-    IdentityInput& input = inputs[input_count++];
-    input.role = InputRole{static_cast<std::uint8_t>(role)};
-    if (job.input_kind[role] == Job::Input::kArtifact) {
-      input.digest = jobs.artifact(job.input[role]);
-    } else {
-      const Job& parent = jobs[job.input[role]];
-      if (parent.group == kNone) return false;
-      input.digest = parent.identity;
+  if (!jobs.has_chosen(index)) return false;
+  std::vector<IdentityInput> inputs;
+  for (const Input& input : jobs.inputs(index)) {
+    if (input.kind == Input::Kind::kCandidate) continue;
+    if (input.kind == Input::Kind::kArtifact) {
+      inputs.push_back({input.role, jobs.artifact(input.value)});
+      continue;
     }
+    const Job& parent = jobs[input.value];
+    if (parent.group == kNone) return false;
+    inputs.push_back({input.role, parent.identity});
   }
+  std::ranges::stable_sort(inputs, {}, &IdentityInput::role);
   BITRUNG_CHECK(!is_live(job.state));  // Nothing is offered before it is known what it is.
-  job.identity = identity_of(job.spec, jobs.copies[pin.copy], std::span(inputs).first(input_count));
+  job.identity = identity_of(job.spec, jobs.copies[pin.copy], inputs);
   save(index);
   join_group(index);
   released.push_back(index);

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -72,6 +73,9 @@ struct Core::State {
   void record_success(JobIndex job, JobEvent event, std::uint32_t result);
   void take_result_of(JobIndex job, JobIndex winner);
   void revive(JobIndex job);
+  // A parent of the job has succeeded or ended otherwise: makes those of its choices whose
+  // candidates have all ended, and counts anew what it waits for.
+  void review_choices(JobIndex job);
   // Neither queued nor waiting for a retry any more.
   void leave_queue(JobIndex job);
 
@@ -100,12 +104,19 @@ struct Core::State {
 
   // ---- Answers (explain.cc) ----
   std::vector<Reason> explain_blocked(JobIndex job) const;
+  // Nothing once the choice is made.
+  std::optional<WaitsForCandidates> explain_choice(std::span<const Input> candidates) const;
   std::vector<Reason> explain_ready(JobIndex job, Now at) const;
   Reason explain_live(JobIndex job, Now at) const;
   // The failed or cancelled ancestor of a skipped job.
   JobIndex ended_ancestor(JobIndex job) const;
 
   // ---- Small questions ----
+  // Parents of the job that have not succeeded, and its choices that are not made.
+  std::uint32_t parents_left(JobIndex job) const;
+  // A parent ended without success, or all candidates of a choice did.
+  bool is_doomed(JobIndex job) const;
+  bool is_doomed(std::span<const Input> need) const;
   // The job if the worker holds this attempt of it, live; kNone otherwise.
   JobIndex job_held_by(WorkerIndex worker, AttemptKey key) const;
   JobIndex job_spoken_for(SessionId session, AttemptKey key) const;

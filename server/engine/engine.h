@@ -69,8 +69,8 @@ class SessionSink {
   virtual void send(ToWorker message) = 0;
 };
 
-// A checked graph to record. rows[i] and nodes[i] describe the same job; rows' ids, experiment and
-// parents are filled in by the engine, from nodes[i].parents.
+// A checked graph to record. rows[i] and nodes[i] describe the same job, input by input. The engine
+// fills in the rows' ids and experiment; until then their parents are positions in the graph.
 struct NewExperiment {
   std::string request_id;
   std::string name;

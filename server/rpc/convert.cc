@@ -1,6 +1,10 @@
 #include "server/rpc/convert.h"
 
+#include <algorithm>
 #include <cmath>
+#include <span>
+#include <string>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -9,6 +13,12 @@
 #include "server/rpc/report.h"
 
 namespace bitrung::rpc {
+namespace {
+
+// Candidates named while the teacher is not chosen.
+constexpr std::size_t kCandidatesShown = 4;
+
+}  // namespace
 
 grpc::Status to_grpc(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
@@ -31,7 +41,7 @@ static_assert(static_cast<int>(ExperimentState::kCancelled) + 1 == v1::EXPERIMEN
 v1::InputRole to_proto(InputRole role) {
   return static_cast<v1::InputRole>(static_cast<int>(role) + 1);
 }
-static_assert(static_cast<int>(InputRole::kInit) + 1 == v1::INPUT_ROLE_INIT);
+static_assert(static_cast<int>(InputRole::kSource) + 1 == v1::INPUT_ROLE_SOURCE);
 // No failure is zero on both sides.
 v1::FailureClass to_proto(FailureClass failure) {
   return static_cast<v1::FailureClass>(failure);
@@ -47,7 +57,7 @@ absl::StatusOr<FailureClass> from_proto(v1::FailureClass failure) {
 }
 
 absl::StatusOr<InputRole> from_proto(v1::InputRole role) {
-  if (role <= v1::INPUT_ROLE_UNSPECIFIED || role > v1::INPUT_ROLE_INIT) {
+  if (role <= v1::INPUT_ROLE_UNSPECIFIED || role > v1::INPUT_ROLE_SOURCE) {
     return absl::InvalidArgumentError(fmt::format("unknown input role {}", static_cast<int>(role)));
   }
   return static_cast<InputRole>(static_cast<int>(role) - 1);
@@ -136,6 +146,35 @@ void to_proto(const core::WorkerInfo& info, v1::Worker& worker) {
   }
 }
 
+std::string teacher_text(const db::JobRow& row, const std::vector<std::string>& names) {
+  const std::vector<db::InputRow>& inputs = row.spec.inputs;
+  std::vector<std::string> teachers;
+  for (std::size_t begin = 0; begin < inputs.size();) {
+    std::size_t end = begin + 1;
+    while (inputs[begin].choice != 0 && end < inputs.size() &&
+           inputs[end].choice == inputs[begin].choice) {
+      ++end;
+    }
+    if (inputs[begin].role == InputRole::kTeacher) {
+      const auto chosen = std::ranges::find_if(
+          row.state.chosen, [&](std::size_t at) { return at >= begin && at < end; });
+      if (inputs[begin].choice == 0) {
+        teachers.push_back(names[begin]);
+      } else if (chosen != row.state.chosen.end()) {
+        teachers.push_back(names[*chosen]);
+      } else {
+        const std::size_t shown = std::min(end, begin + kCandidatesShown);
+        const std::span all(names);
+        teachers.push_back(
+            fmt::format("best of {}", fmt::join(all.subspan(begin, shown - begin), ", ")));
+        if (shown < end) teachers.back() += fmt::format(" and {} more", end - shown);
+      }
+    }
+    begin = end;
+  }
+  return fmt::format("{}", fmt::join(teachers, ", "));
+}
+
 absl::StatusOr<v1::Job> job_view(const Context& context, const db::JobRow& row) {
   v1::Job job;
   job.set_job_id(number(row.spec.id));
@@ -148,16 +187,17 @@ absl::StatusOr<v1::Job> job_view(const Context& context, const db::JobRow& row) 
   job.set_method(row.spec.method);
   job.mutable_bits()->set_weights(row.spec.weight_bits);
   job.mutable_bits()->set_activations(row.spec.activation_bits);
+  std::vector<std::string> names;
   for (const db::InputRow& input : row.spec.inputs) {
-    std::string from;
+    std::string& from = names.emplace_back();
     if (input.parent) {
       BITRUNG_ASSIGN_OR_RETURN(from, context.reader.job_name(*input.parent));
       job.add_parents(from);
     } else {
       from = fmt::format("artifact:{}", input.artifact->hex());
     }
-    if (input.role == InputRole::kTeacher) job.set_teacher(from);
   }
+  job.set_teacher(teacher_text(row, names));
   job.set_seed(row.spec.seed);
   job.set_epochs(row.spec.epochs);
   job.set_attempts(row.state.attempt);

@@ -34,6 +34,9 @@ absl::StatusOr<db::ResultRow> from_proto(const v1::JobResult& result);
 // A digest in hex; InvalidArgument naming `what` otherwise.
 absl::StatusOr<Digest> parse_digest(std::string_view hex, std::string_view what);
 
+// The job's teachers by the names of its inputs: "a", "a, b", "best of a, b" until one is chosen.
+std::string teacher_text(const db::JobRow& row, const std::vector<std::string>& names);
+
 // A job with its teacher's and parents' names and, while it runs, its progress.
 absl::StatusOr<v1::Job> job_view(const Context& context, const db::JobRow& row);
 // An experiment with its counts and state.

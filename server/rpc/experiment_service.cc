@@ -116,10 +116,10 @@ class ExperimentServiceImpl final : public v1::ExperimentService::CallbackServic
         [this, request, response](grpc::ServerUnaryReactor* reactor) -> absl::Status {
           BITRUNG_ASSIGN_OR_RETURN(engine::NewExperiment experiment, convert_submit(*request));
           for (const core::NewJob& node : experiment.nodes) {
-            for (const auto& [role, digest] : node.artifacts) {
-              if (!context_.artifacts.contains(digest)) {
-                return absl::FailedPreconditionError(
-                    fmt::format("artifact {} is not on the server; upload it first", digest.hex()));
+            for (const core::NewJob::Input& input : node.inputs) {
+              if (input.artifact && !context_.artifacts.contains(*input.artifact)) {
+                return absl::FailedPreconditionError(fmt::format(
+                    "artifact {} is not on the server; upload it first", input.artifact->hex()));
               }
             }
           }

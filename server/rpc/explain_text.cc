@@ -1,5 +1,6 @@
 #include "server/rpc/explain_text.h"
 
+#include <algorithm>
 #include <set>
 
 #include <fmt/format.h>
@@ -28,6 +29,7 @@ class Explainer {
           std::string line, std::visit([this](const auto& value) { return text(value); }, reason));
       lines_.push_back(std::move(line));
     }
+    BITRUNG_RETURN_IF_ERROR(add_chosen_teachers());
     for (const std::string& advice : advice_) lines_.push_back(advice);
     if (!job_.state.error.empty() && job_.state.state != JobState::kFailed) {
       lines_.push_back(fmt::format("its last attempt ended as {}: {}",
@@ -52,6 +54,12 @@ class Explainer {
   Line text(const core::WaitsForParent& reason) {
     BITRUNG_ASSIGN_OR_RETURN(const std::string parent, display(reason.parent));
     return fmt::format("waits for {}, which is {}", parent, name(reason.state));
+  }
+  Line text(const core::WaitsForCandidates& reason) {
+    BITRUNG_ASSIGN_OR_RETURN(const std::string first, display(reason.first));
+    return fmt::format("waits for {} of {} candidates for its teacher{} {}, which is {}",
+                       reason.undecided, reason.candidates,
+                       reason.undecided == 1 ? ":" : ", the first is", first, name(reason.state));
   }
   Line text(const core::WaitsForEqualJob& reason) {
     BITRUNG_ASSIGN_OR_RETURN(const std::string other, display(reason.job));
@@ -137,6 +145,23 @@ class Explainer {
     return std::string(name(job_.state.state));
   }
 
+  // Which candidates were taken, and by what.
+  absl::Status add_chosen_teachers() {
+    const std::vector<db::InputRow>& inputs = job_.spec.inputs;
+    for (const std::uint32_t position : job_.state.chosen) {
+      const db::InputRow& taken = inputs.at(position);
+      const auto candidates = std::ranges::count(inputs, taken.choice, &db::InputRow::choice);
+      BITRUNG_ASSIGN_OR_RETURN(const db::JobRow teacher, reader_.job(taken.parent.value()));
+      const std::optional<double> accuracy =
+          teacher.state.result ? teacher.state.result->validation_accuracy : std::nullopt;
+      lines_.push_back(fmt::format(
+          "its teacher is {}, the best of {} candidates{}", teacher.spec.name, candidates,
+          accuracy ? fmt::format(" with {:.2f} % on the validation images", *accuracy)
+                   : std::string()));
+    }
+    return absl::OkStatus();
+  }
+
   // It was trained although something similar had been recorded before: the first option that
   // differs.
   absl::StatusOr<std::string> why_not_cached() {
@@ -147,6 +172,7 @@ class Explainer {
     std::string difference;
     for (const db::JobRow& other : similar) {
       if (number(other.spec.experiment) >= number(job_.spec.experiment)) continue;
+      if ((other.spec.epochs == 0) != (job_.spec.epochs == 0)) continue;  // Another kind of job.
       std::size_t count = 0;
       std::string first = first_difference(other.spec.spec_json, job_.spec.spec_json, &count);
       if (nearest != nullptr && count >= fewest) continue;

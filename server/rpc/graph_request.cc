@@ -1,5 +1,6 @@
 #include "server/rpc/graph_request.h"
 
+#include <algorithm>
 #include <cmath>
 #include <unordered_set>
 
@@ -62,7 +63,16 @@ absl::Status read_spec(const v1::JobNode& node, db::JobSpecRow& row) {
   BITRUNG_RETURN_IF_ERROR(text("model", row.model));
   BITRUNG_RETURN_IF_ERROR(text("dataset", row.dataset));
   BITRUNG_RETURN_IF_ERROR(count(spec, "seed", row.seed));
-  BITRUNG_RETURN_IF_ERROR(count(spec, "epochs", row.epochs));
+  std::string kind;
+  BITRUNG_RETURN_IF_ERROR(text("kind", kind));
+  if (kind == "train") {
+    BITRUNG_RETURN_IF_ERROR(count(spec, "epochs", row.epochs));
+    if (row.epochs == 0) return invalid(node.name(), "spec_json has no valid \"epochs\"");
+  } else if (kind != "quantize" && kind != "evaluate") {
+    return invalid(node.name(), fmt::format("its kind is \"{}\"; train, quantize and evaluate are "
+                                            "allowed",
+                                            kind));
+  }
   BITRUNG_RETURN_IF_ERROR(count(spec, "numerics", row.numerics));
   const nlohmann::json bits = spec.value("bits", nlohmann::json::object());
   if (!bits.is_object()) return invalid(node.name(), "spec_json has no valid \"bits\"");
@@ -80,32 +90,62 @@ absl::Status read_spec(const v1::JobNode& node, db::JobSpecRow& row) {
   return absl::OkStatus();
 }
 
+// What is quantized or evaluated has a source, what is trained has none.
+absl::Status check_roles(const v1::JobNode& node, const db::JobSpecRow& row) {
+  const bool has_source = std::ranges::any_of(
+      row.inputs, [](const db::InputRow& input) { return input.role == InputRole::kSource; });
+  if (has_source == (row.epochs == 0)) return absl::OkStatus();
+  return invalid(node.name(), has_source ? "it is trained, but has a source"
+                                         : "it is quantized or evaluated, but has no source");
+}
+
+// Adds an input to the row and to the node.
+void add_input(const db::InputRow& input, db::JobSpecRow& row, core::NewJob& out) {
+  core::NewJob::Input& added = out.inputs.emplace_back();
+  added.role = input.role;
+  added.artifact = input.artifact;
+  added.choice = input.choice;
+  if (input.parent) added.parent = static_cast<std::uint32_t>(number(*input.parent));
+  row.inputs.push_back(input);
+}
+
 absl::Status read_inputs(const v1::JobNode& node, int job_count, db::JobSpecRow& row,
                          core::NewJob& out) {
+  std::uint32_t choices = 0;
+  const auto check_index = [&](std::uint32_t index) {
+    if (index < static_cast<std::uint32_t>(job_count)) return absl::OkStatus();
+    return invalid(node.name(),
+                   fmt::format("input job_index {} is beyond the {} jobs", index, job_count));
+  };
   for (const v1::JobInput& input : node.inputs()) {
     BITRUNG_ASSIGN_OR_RETURN(const InputRole role, from_proto(input.role()));
     switch (input.source_case()) {
       case v1::JobInput::kJobIndex:
-        if (input.job_index() >= static_cast<std::uint32_t>(job_count)) {
-          return invalid(node.name(), fmt::format("input job_index {} is beyond the {} jobs",
-                                                  input.job_index(), job_count));
-        }
-        out.parents.push_back({input.job_index(), role});
-        row.inputs.push_back({role, JobId{input.job_index()}, std::nullopt});
+        BITRUNG_RETURN_IF_ERROR(check_index(input.job_index()));
+        add_input({role, JobId{input.job_index()}, std::nullopt}, row, out);
         continue;
       case v1::JobInput::kArtifactSha256: {
         BITRUNG_ASSIGN_OR_RETURN(const Digest digest,
                                  parse_digest(input.artifact_sha256(), "artifact_sha256"));
-        out.artifacts.emplace_back(role, digest);
-        row.inputs.push_back({role, std::nullopt, digest});
+        add_input({role, std::nullopt, digest}, row, out);
         continue;
       }
+      case v1::JobInput::kChoice:
+        ++choices;
+        if (input.choice().job_indices().empty()) {
+          return invalid(node.name(), "an input is the best of no jobs; name 2 or more");
+        }
+        for (const std::uint32_t index : input.choice().job_indices()) {
+          BITRUNG_RETURN_IF_ERROR(check_index(index));
+          add_input({role, JobId{index}, std::nullopt, choices}, row, out);
+        }
+        continue;
       case v1::JobInput::SOURCE_NOT_SET:
         break;
     }
     return invalid(node.name(), "an input names neither a job nor an artifact");
   }
-  return absl::OkStatus();
+  return check_roles(node, row);
 }
 
 absl::Status read_limits(const v1::JobNode& node) {
@@ -140,6 +180,7 @@ Digest graph_digest(const engine::NewExperiment& experiment) {
       inputs.push_back(
           {std::string(name(input.role)), input.parent ? nlohmann::json(number(*input.parent))
                                                        : nlohmann::json(input.artifact->hex())});
+      if (input.choice != 0) inputs.back().push_back(input.choice);
     }
     graph.push_back({row.name, row.aliases, row.spec_sha256.hex(), std::move(inputs)});
   }

@@ -43,6 +43,13 @@ class Planner {
  private:
   absl::Status plan_job(std::uint32_t index, v1::PlannedJob& out) {
     const db::JobSpecRow& row = experiment_.rows[index];
+    const auto candidates = std::ranges::count_if(
+        row.inputs, [](const db::InputRow& input) { return input.choice != 0; });
+    if (candidates > 0) {
+      out.set_reason(
+          fmt::format("not known yet: its teacher will be the best of {} candidates", candidates));
+      return compare(row, out);
+    }
     BITRUNG_ASSIGN_OR_RETURN(const auto equal,
                              reader_.succeeded_with_spec(row.spec_sha256, kCandidatesMax));
     for (const db::JobRow& candidate : equal) {
@@ -67,12 +74,15 @@ class Planner {
     if (!candidate.state.identity) return false;
     const core::NewJob& node = experiment_.nodes[index];
     std::vector<core::IdentityInput> inputs;
-    for (const auto& [role, digest] : node.artifacts) inputs.push_back({role, digest});
-    for (const core::NewJob::Parent& parent : node.parents) {
-      if (!identities_[parent.index]) return false;
-      inputs.push_back({parent.role, *identities_[parent.index]});
+    for (const core::NewJob::Input& input : node.inputs) {
+      if (input.artifact) {
+        inputs.push_back({input.role, *input.artifact});
+        continue;
+      }
+      if (!identities_[*input.parent]) return false;
+      inputs.push_back({input.role, *identities_[*input.parent]});
     }
-    std::ranges::sort(inputs, {}, &core::IdentityInput::role);
+    std::ranges::stable_sort(inputs, {}, &core::IdentityInput::role);
     BITRUNG_ASSIGN_OR_RETURN(const auto pins, reader_.pins(candidate.spec.experiment));
     const auto pin = std::ranges::find(pins, node.dataset, &db::PinRow::dataset);
     if (pin == pins.end()) return false;
@@ -88,6 +98,7 @@ class Planner {
     double seconds_per_epoch = 0;
     int measured = 0;
     for (const db::JobRow& other : *similar) {
+      if ((other.spec.epochs == 0) != (row.epochs == 0)) continue;  // Another kind of job.
       std::size_t count = 0;
       std::string first = first_difference(other.spec.spec_json, row.spec_json, &count);
       if (count > 0 && count < fewest) {
@@ -95,7 +106,8 @@ class Planner {
         nearest = &other;
         difference = std::move(first);
       }
-      if (other.state.cached_from || !other.state.result || other.spec.epochs == 0) continue;
+      if (other.state.cached_from || !other.state.result) continue;
+      if (row.epochs == 0) continue;
       seconds_per_epoch += other.state.result->duration_seconds / other.spec.epochs;
       ++measured;
     }

@@ -18,6 +18,18 @@ TEST(OptionReference, NamesEveryOptionWithDefaultAndLimits) {
                                        "    Allowed: an integer from 1 to 1,000,000.\n"));
 }
 
+TEST(OptionReference, HasEveryMethodWithItsOptionsAndLimits) {
+  const std::string text = option_reference();
+  for (const train::MethodInfo& method : train::methods()) {
+    EXPECT_THAT(text, testing::HasSubstr("\n" + std::string(method.name) + "\n    " +
+                                         std::string(method.summary) + ".\n"));
+  }
+  EXPECT_THAT(
+      text, testing::HasSubstr("Options: method.range, method.granularity and method.ema_decay."));
+  EXPECT_THAT(text, testing::HasSubstr("    For weights only.\n    Not for 1-bit weights: "));
+  EXPECT_THAT(text, testing::HasSubstr("search: best-path\n"));
+}
+
 TEST(OptionTable, Help_IsOneSentence) {
   for (const OptionInfo& row : option_table()) {
     EXPECT_TRUE(row.help.ends_with('.')) << row.name;

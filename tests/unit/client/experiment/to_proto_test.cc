@@ -44,5 +44,34 @@ jobs:
   EXPECT_EQ(student.memory_bytes(), 8ULL << 30);
 }
 
+TEST(ToProto, ChoicesAndSources_KeepTheirOrder) {
+  const Graph graph = graph_of(R"(
+experiment: e
+jobs:
+  best: {paths: {bits: [32, 8, 4, 2]}, search: best-path}
+  small: {quantize: best.bits=32, bits: 8}
+  both: {bits: 3, teacher: [small, best.bits=32]}
+)");
+
+  google::protobuf::RepeatedPtrField<v1::JobNode> nodes;
+  to_proto(graph, &nodes);
+
+  ASSERT_EQ(nodes.size(), 9);
+  const v1::JobNode& student = nodes[6];
+  EXPECT_EQ(student.name(), "best.bits=2.from=4");
+  ASSERT_EQ(student.inputs_size(), 1);
+  EXPECT_EQ(student.inputs(0).role(), v1::INPUT_ROLE_TEACHER);
+  ASSERT_EQ(student.inputs(0).source_case(), v1::JobInput::kChoice);
+  EXPECT_THAT(student.inputs(0).choice().job_indices(), testing::ElementsAre(2, 3));
+
+  ASSERT_EQ(nodes[7].inputs_size(), 1);
+  EXPECT_EQ(nodes[7].inputs(0).role(), v1::INPUT_ROLE_SOURCE);
+  EXPECT_EQ(nodes[7].inputs(0).job_index(), 0U);
+
+  ASSERT_EQ(nodes[8].inputs_size(), 2);
+  EXPECT_EQ(nodes[8].inputs(0).job_index(), 7U);
+  EXPECT_EQ(nodes[8].inputs(1).job_index(), 0U);
+}
+
 }  // namespace
 }  // namespace bitrung::client

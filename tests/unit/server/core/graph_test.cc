@@ -22,7 +22,8 @@ std::vector<NewJob> graph(const std::vector<std::vector<std::uint32_t>>& parents
   std::vector<NewJob> jobs(parents.size());
   for (std::size_t i = 0; i < parents.size(); ++i) {
     for (std::size_t k = 0; k < parents[i].size(); ++k) {
-      jobs[i].parents.push_back({parents[i][k], k == 0 ? InputRole::kTeacher : InputRole::kInit});
+      jobs[i].inputs.push_back(
+          {k == 0 ? InputRole::kTeacher : InputRole::kInit, parents[i][k], std::nullopt});
     }
   }
   return jobs;
@@ -51,14 +52,63 @@ TEST(Graph, SelfEdge_IsRefused) {
   EXPECT_THAT(refusal(graph({{}, {0, 1}})), HasSubstr("job 1 names itself as init"));
 }
 
-TEST(Graph, TwoInputsOfOneRole_AreRefused) {
-  std::vector<NewJob> jobs = graph({{}, {}, {0}});
-  jobs[2].parents.push_back({1, InputRole::kTeacher});
-  EXPECT_THAT(refusal(jobs), HasSubstr("job 2 has more than one input as teacher"));
+TEST(Graph, Roles_AllowSeveralTeachersButOneInitAndNothingBesideASource) {
+  std::vector<NewJob> jobs = graph({{}, {}, {0, 1}});
+  jobs[2].inputs.push_back({InputRole::kTeacher, 1, std::nullopt});
+  jobs[2].inputs.push_back({InputRole::kTeacher, std::nullopt, Digest{}});
+  EXPECT_TRUE(check_graph(jobs).ok());
+  jobs[2].inputs.push_back({InputRole::kInit, std::nullopt, Digest{}});
+  EXPECT_THAT(refusal(jobs), HasSubstr("job 2 has more than one input as init"));
 
-  jobs = graph({{}, {0}});
-  jobs[1].artifacts.emplace_back(InputRole::kTeacher, Digest{});
-  EXPECT_THAT(refusal(jobs), HasSubstr("job 1 has more than one input as teacher"));
+  jobs = graph({{}, {}});
+  jobs[1].inputs.push_back({InputRole::kSource, 0, std::nullopt});
+  EXPECT_TRUE(check_graph(jobs).ok());
+  jobs[1].inputs.push_back({InputRole::kTeacher, 0, std::nullopt});
+  EXPECT_THAT(refusal(jobs), HasSubstr("job 1 has a source and other inputs"));
+}
+
+TEST(Graph, InputOfNothingOrOfTwoThings_IsRefused) {
+  std::vector<NewJob> jobs = graph({{}, {}});
+  jobs[1].inputs.push_back({InputRole::kTeacher, std::nullopt, std::nullopt});
+  EXPECT_THAT(refusal(jobs), HasSubstr("not one of a job and an artifact"));
+  jobs[1].inputs.back() = {InputRole::kTeacher, 0, Digest{}};
+  EXPECT_THAT(refusal(jobs), HasSubstr("not one of a job and an artifact"));
+}
+
+// Job 3 chooses its teacher out of these positions.
+std::vector<NewJob> choice_of(const std::vector<std::uint32_t>& candidates) {
+  std::vector<NewJob> jobs = graph({{}, {}, {}, {}});
+  for (const std::uint32_t candidate : candidates) {
+    jobs[3].inputs.push_back({InputRole::kTeacher, candidate, std::nullopt, 1});
+  }
+  return jobs;
+}
+
+TEST(Graph, Choices_AreOfDifferentJobsSideBySide) {
+  EXPECT_TRUE(check_graph(choice_of({0, 2})).ok());
+  EXPECT_THAT(refusal(choice_of({0})), HasSubstr("out of 1 candidates"));
+  EXPECT_THAT(refusal(choice_of({0, 2, 0})), HasSubstr("2 or more different jobs"));
+  EXPECT_THAT(refusal(choice_of({0, 3})), HasSubstr("names itself"));
+
+  std::vector<NewJob> jobs = choice_of({0, 1});
+  jobs[3].inputs.push_back({InputRole::kTeacher, 2, std::nullopt});
+  jobs[3].inputs.push_back({InputRole::kTeacher, 2, std::nullopt, 1});
+  jobs[3].inputs.push_back({InputRole::kTeacher, 0, std::nullopt, 1});
+  EXPECT_THAT(refusal(jobs), HasSubstr("do not stand side by side"));
+
+  jobs = choice_of({0, 1});
+  jobs[3].inputs.back().role = InputRole::kInit;
+  EXPECT_THAT(refusal(jobs), HasSubstr("only teachers that are jobs"));
+
+  jobs = choice_of({0, 1});
+  jobs[3].inputs.push_back({InputRole::kTeacher, std::nullopt, Digest{}, 1});
+  EXPECT_THAT(refusal(jobs), HasSubstr("only teachers that are jobs"));
+
+  jobs.assign(kCandidatesPerJobMax + 2, NewJob());
+  for (std::uint32_t i = 1; i < jobs.size(); ++i) {
+    jobs[0].inputs.push_back({InputRole::kTeacher, i, std::nullopt, 1});
+  }
+  EXPECT_THAT(refusal(jobs), HasSubstr("out of 1001 candidates, the limit is 1000"));
 }
 
 TEST(Graph, OperationsThatAreNotANumber_AreRefused) {
@@ -78,7 +128,7 @@ TEST(Graph, Cycle_IsRefusedAndNamed) {
   for (std::size_t i = 0; i < cycle.size(); ++i) {
     const NewJob& next = jobs[cycle[(i + 1) % cycle.size()]];
     EXPECT_TRUE(std::ranges::any_of(
-        next.parents, [&](const NewJob::Parent& parent) { return parent.index == cycle[i]; }));
+        next.inputs, [&](const NewJob::Input& input) { return input.parent == cycle[i]; }));
   }
   std::ranges::sort(cycle);
   EXPECT_THAT(cycle, ElementsAre(1, 2, 3));
@@ -96,13 +146,14 @@ TEST(Graph, ParentOutOfRange_IsIgnoredByTheSearchForACycle) {
 TEST(Graph, LongestLegalChain_IsHandledWithoutRecursion) {
   std::vector<NewJob> jobs(kJobsPerExperimentMax);
   for (std::uint32_t i = 1; i < jobs.size(); ++i) {
-    jobs[i].parents.push_back({i - 1, InputRole::kTeacher});
+    jobs[i].inputs.push_back({InputRole::kTeacher, i - 1, std::nullopt});
   }
   EXPECT_TRUE(check_graph(jobs).ok());
   const std::vector<double> seconds(jobs.size(), 1.0);
   EXPECT_EQ(chain_seconds(child_lists(jobs), seconds).front(), 100'000.0);
 
-  jobs[0].parents.push_back({static_cast<std::uint32_t>(jobs.size() - 1), InputRole::kTeacher});
+  jobs[0].inputs.push_back(
+      {InputRole::kTeacher, static_cast<std::uint32_t>(jobs.size() - 1), std::nullopt});
   EXPECT_EQ(find_cycle(jobs).size(), jobs.size());
   const std::string text = refusal(jobs);
   EXPECT_THAT(text, HasSubstr("more) -> "));
@@ -117,7 +168,7 @@ TEST(Graph, OneJobTooMany_IsRefusedWithTheLimit) {
 TEST(Graph, OneChildTooMany_IsRefusedWithTheLimit) {
   std::vector<NewJob> jobs(kChildrenPerJobMax + 1);
   for (std::uint32_t i = 1; i < jobs.size(); ++i) {
-    jobs[i].parents.push_back({0, InputRole::kTeacher});
+    jobs[i].inputs.push_back({InputRole::kTeacher, 0, std::nullopt});
   }
   EXPECT_TRUE(check_graph(jobs).ok());
   jobs.push_back(jobs.back());
@@ -126,8 +177,8 @@ TEST(Graph, OneChildTooMany_IsRefusedWithTheLimit) {
 
 TEST(Graph, OneParentTooMany_IsRefusedWithTheLimit) {
   std::vector<NewJob> jobs(2);
-  jobs[1].parents.assign(kParentsPerJobMax + 1, {0, InputRole::kTeacher});
-  EXPECT_THAT(refusal(jobs), HasSubstr("job 1 has 10001 parents, the limit is 10000"));
+  jobs[1].inputs.assign(kParentsPerJobMax + 1, {InputRole::kTeacher, 0, std::nullopt});
+  EXPECT_THAT(refusal(jobs), HasSubstr("job 1 has 10001 inputs, the limit is 10000"));
 }
 
 TEST(Graph, TopologicalOrder_PutsParentsFirstAndLeavesCyclesOut) {

@@ -26,6 +26,27 @@ TEST(Identity, Text_IsTheDocumentedOne) {
   EXPECT_EQ(identity_of(spec, data, inputs), sha256(text));
 }
 
+TEST(Identity, SeveralTeachers_CountInTheirOrder) {
+  const Digest a = sha256("a");
+  const Digest b = sha256("b");
+  const std::array one = {IdentityInput{InputRole::kTeacher, a},
+                          IdentityInput{InputRole::kTeacher, b}};
+  const std::array other = {IdentityInput{InputRole::kTeacher, b},
+                            IdentityInput{InputRole::kTeacher, a}};
+  EXPECT_NE(identity_of(a, a, one), identity_of(a, a, other));
+
+  World world(
+      "a\nb\nx spec=s <- init b, a, b\ny spec=s <- b, a, init b\nz spec=s <- a, b, init b\n");
+  world.join("w1");
+  EXPECT_NE(world.row("x").identity, world.row("y").identity);
+  EXPECT_EQ(world.row("x").identity, world.row("z").identity);
+  const Digest data = copy_digest("copy A");
+  const std::array inputs = {IdentityInput{InputRole::kTeacher, identity_of(a, data, {})},
+                             IdentityInput{InputRole::kTeacher, identity_of(b, data, {})},
+                             IdentityInput{InputRole::kInit, identity_of(b, data, {})}};
+  EXPECT_EQ(world.row("x").identity, identity_of(sha256("s"), data, inputs));
+}
+
 TEST(Identity, EveryIngredient_ChangesIt) {
   const Digest a = sha256("a");
   const Digest b = sha256("b");

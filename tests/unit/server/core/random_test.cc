@@ -162,8 +162,19 @@ class RandomWorld {
         return upwards ? i - distance : i + distance;
       };
       if (parents > 0 && !random_.one_in(3)) {
-        graph += fmt::format(" <- j{}", parent());
+        const std::uint32_t one = parent();
+        const std::uint32_t other = parent();
+        if (one != other && random_.one_in(2)) {
+          graph += fmt::format(" <- best j{} j{}", one, other);
+        } else {
+          graph += fmt::format(" <- {}j{}", random_.one_in(6) ? "source " : "", one);
+          if (graph.ends_with(fmt::format("source j{}", one))) {
+            graph += "\n";
+            continue;
+          }
+        }
         if (random_.one_in(3)) graph += fmt::format(", init j{}", parent());
+        if (random_.one_in(4)) graph += fmt::format(", j{}", parent());
       }
       graph += "\n";
     }
@@ -246,6 +257,8 @@ class RandomWorld {
 
   AttemptSucceeded success(const std::string& worker, AttemptKey key) {
     AttemptSucceeded event{world_.session(worker), key, {}};
+    // Few values: equal accuracies are common, and so is none.
+    if (!random_.one_in(4)) event.result.validation_accuracy = 80 + random_.below(3);
     event.result.duration_seconds = random_.below(100);
     event.result.artifact = artifact_of(key.job, key.attempt);
     return event;

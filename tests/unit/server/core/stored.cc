@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <variant>
 
 namespace bitrung::core {
@@ -47,7 +48,9 @@ void Stored::apply(const Effects& effects, const Core& core) {
               db::JobStateRow& row = jobs_[save.job].state;
               const bool had_won = row.state == JobState::kSucceeded;
               const auto result = row.result;
+              const std::vector<std::uint32_t> chosen = row.chosen;
               row = core.row(save.job);
+              ASSERT_TRUE(std::ranges::includes(row.chosen, chosen)) << "a choice was taken back";
               if (had_won) {
                 ASSERT_EQ(row.state, JobState::kSucceeded);
                 ASSERT_EQ(row.result, result);

@@ -27,8 +27,8 @@ Submit layered_graph() {
       job.flops = 1e15 + i;
       if (layer > 0) {
         const std::uint32_t above = (layer - 1) * kWidth;
-        job.parents.push_back({above + i, InputRole::kTeacher});
-        job.parents.push_back({above + (i + 1) % kWidth, InputRole::kInit});
+        job.inputs.push_back({InputRole::kTeacher, above + i, std::nullopt});
+        job.inputs.push_back({InputRole::kInit, above + (i + 1) % kWidth, std::nullopt});
       }
     }
   }

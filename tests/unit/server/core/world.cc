@@ -10,6 +10,7 @@
 
 #include "db/base/check.h"
 #include "server/core/graph.h"
+#include "server/core/job_machine.h"
 
 namespace bitrung::core {
 namespace {
@@ -82,14 +83,26 @@ Line parse_line(const std::string& text, const std::map<std::string, std::uint32
       BITRUNG_CHECK(false && "an option that the drawn graph does not know");
     }
   }
+  const auto position_of = [&positions](const std::string& name) {
+    const auto parent = positions.find(name);
+    BITRUNG_CHECK(parent != positions.end());
+    return JobId{parent->second};
+  };
+  std::uint32_t choices = 0;
   if (arrow != std::string::npos) {
     for (const std::string& input : split(text.substr(arrow + 2), ',')) {
       const std::vector<std::string> input_words = words_of(input);
-      const bool is_init = input_words.size() == 2 && input_words.front() == "init";
-      const auto parent = positions.find(input_words.back());
-      BITRUNG_CHECK(parent != positions.end());
-      row.inputs.push_back(
-          {is_init ? InputRole::kInit : InputRole::kTeacher, JobId{parent->second}, std::nullopt});
+      if (input_words.front() == "best") {
+        ++choices;
+        for (std::size_t i = 1; i < input_words.size(); ++i) {
+          row.inputs.push_back(
+              {InputRole::kTeacher, position_of(input_words[i]), std::nullopt, choices});
+        }
+        continue;
+      }
+      const auto role = parse_input_role(input_words.front());
+      row.inputs.push_back({input_words.size() == 2 ? role.value() : InputRole::kTeacher,
+                            position_of(input_words.back()), std::nullopt});
     }
   }
   row.spec_sha256 = sha256(spec);
@@ -104,11 +117,11 @@ Line parse_line(const std::string& text, const std::map<std::string, std::uint32
   job.priority = row.priority;
   job.memory_bytes = row.memory_bytes;
   for (const db::InputRow& input : row.inputs) {
-    if (input.parent.has_value()) {
-      job.parents.push_back({static_cast<std::uint32_t>(number(*input.parent)), input.role});
-    } else {
-      job.artifacts.emplace_back(input.role, *input.artifact);
-    }
+    NewJob::Input& added = job.inputs.emplace_back();
+    added.role = input.role;
+    added.artifact = input.artifact;
+    added.choice = input.choice;
+    if (input.parent.has_value()) added.parent = static_cast<std::uint32_t>(number(*input.parent));
   }
   return line;
 }
@@ -245,6 +258,17 @@ World& World::succeed(const std::string& worker, std::string_view attempt,
 World& World::fail(const std::string& worker, std::string_view attempt, FailureClass failure,
                    const std::string& text) {
   step(AttemptFailed{session(worker), key(attempt), failure, text});
+  return *this;
+}
+
+World& World::succeed_with(const std::string& worker, std::string_view attempt,
+                           std::optional<double> validation_accuracy) {
+  AttemptSucceeded event;
+  event.session = session(worker);
+  event.key = key(attempt);
+  event.result.validation_accuracy = validation_accuracy;
+  event.result.artifact = artifact_of(event.key.job, event.key.attempt);
+  step(event);
   return *this;
 }
 
@@ -417,6 +441,10 @@ std::string World::text(const Reason& reason) const {
           [&](const WaitsForParent& r) {
             return fmt::format("waits for {} ({})", name(r.parent), bitrung::name(r.state));
           },
+          [&](const WaitsForCandidates& r) {
+            return fmt::format("waits for {} of {} candidates, {} ({})", r.undecided, r.candidates,
+                               name(r.first), bitrung::name(r.state));
+          },
           [&](const WaitsForEqualJob& r) { return fmt::format("waits for equal {}", name(r.job)); },
           [&](const WaitsForRetry& r) {
             return fmt::format("waits {} ms for retry {}/{}", r.remaining.count(), r.retries_used,
@@ -462,6 +490,7 @@ std::string World::text(const Reason& reason) const {
 void World::check() const {
   for (const auto& [id, stored] : stored_.jobs()) {
     ASSERT_EQ(stored.state, core_->row(id)) << name(id) << " was changed without a SaveJob";
+    check_inputs(stored);
   }
   for (const auto& [id, worker] : stored_.workers()) {
     ASSERT_EQ(core_->worker(id)->draining, worker.draining);
@@ -470,6 +499,46 @@ void World::check() const {
   check_slots();
   check_no_job_fits_a_free_slot();
   check_rebuilt();
+}
+
+void World::check_inputs(const db::Snapshot::Job& job) const {
+  std::map<std::uint32_t, std::vector<std::uint32_t>> choices;
+  bool is_doomed = false;
+  const auto is_lost = [&](const db::InputRow& input) {
+    return input.parent.has_value() && dooms_children(stored_.jobs().at(*input.parent).state.state);
+  };
+  const auto has_failed = [&](const db::InputRow& input) {
+    return is_lost(input) && is_terminal(stored_.jobs().at(*input.parent).state.state);
+  };
+  for (std::uint32_t position = 0; position < job.spec.inputs.size(); ++position) {
+    const db::InputRow& input = job.spec.inputs[position];
+    if (input.choice != 0) choices[input.choice].push_back(position);
+    is_doomed = is_doomed || (input.choice == 0 && has_failed(input));
+  }
+  for (const auto& [number, positions] : choices) {
+    std::size_t lost = 0;  // And what is being cancelled, which may be retried to wait for it.
+    std::size_t failed = 0;
+    std::size_t succeeded = 0;
+    std::size_t chosen = 0;
+    for (const std::uint32_t position : positions) {
+      const db::InputRow& input = job.spec.inputs[position];
+      lost += is_lost(input) ? 1 : 0;
+      failed += has_failed(input) ? 1 : 0;
+      const bool has_succeeded =
+          stored_.jobs().at(*input.parent).state.state == JobState::kSucceeded;
+      succeeded += has_succeeded ? 1 : 0;
+      if (std::ranges::count(job.state.chosen, position) == 0) continue;
+      ++chosen;
+      ASSERT_TRUE(has_succeeded);
+    }
+    ASSERT_LE(chosen, 1U);
+    is_doomed = is_doomed || failed == positions.size();
+    if (lost + succeeded == positions.size() && succeeded > 0) {
+      ASSERT_EQ(chosen, 1U) << name(job.spec.id) << " has not chosen though it could";
+    }
+  }
+  ASSERT_FALSE(is_doomed && job.state.state == JobState::kBlocked)
+      << name(job.spec.id) << " waits for what will not come";
 }
 
 void World::check_experiments() const {
@@ -507,16 +576,23 @@ void World::check_offer(const Offer& offer) const {
   ASSERT_EQ(job.state.resume, offer.resume);
   ASSERT_EQ(stored_.pins().at({job.spec.experiment, job.spec.dataset}), offer.dataset);
   ASSERT_EQ(stored_.attempt(offer.key).slot, offer.slot);
-  ASSERT_EQ(job.spec.inputs.size(), offer.inputs.size());
-  for (const db::InputRow& input : job.spec.inputs) {
-    Digest expected = input.artifact.value_or(Digest{});
+  std::vector<std::pair<InputRole, Digest>> expected;
+  std::set<std::uint32_t> choices;
+  for (std::uint32_t position = 0; position < job.spec.inputs.size(); ++position) {
+    const db::InputRow& input = job.spec.inputs[position];
+    if (input.choice != 0) {
+      choices.insert(input.choice);
+      if (std::ranges::count(job.state.chosen, position) == 0) continue;
+    }
+    expected.emplace_back(input.role, input.artifact.value_or(Digest{}));
     if (input.parent.has_value()) {
       const db::JobStateRow& parent = stored_.jobs().at(*input.parent).state;
       ASSERT_EQ(parent.state, JobState::kSucceeded);
-      expected = parent.result->artifact;
+      expected.back().second = parent.result->artifact;
     }
-    ASSERT_TRUE(std::ranges::count(offer.inputs, std::pair(input.role, expected)) == 1);
   }
+  ASSERT_EQ(choices.size(), job.state.chosen.size());
+  ASSERT_EQ(offer.inputs, expected);
 }
 
 void World::check_no_job_fits_a_free_slot() const {

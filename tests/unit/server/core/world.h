@@ -8,7 +8,7 @@
 //   World world("teacher\n"                       name, then options: flops= retries= priority=
 //   memory=
 //               "student flops=5 <- teacher\n");  dataset= class= numerics= spec= artifact=; inputs
-//               "t" or "init t"
+//               "t", "init t", "source t" or "best t u", a choice
 //   world.join("w1");
 //   world.expect("w1: welcome");
 //   world.expect("w1: offer teacher#1");          messages come in order
@@ -66,6 +66,8 @@ class World {
   // Took as many picoseconds as it has operations, unless said otherwise.
   World& succeed(const std::string& worker, std::string_view attempt,
                  std::optional<double> seconds = std::nullopt);
+  World& succeed_with(const std::string& worker, std::string_view attempt,
+                      std::optional<double> validation_accuracy);
   World& fail(const std::string& worker, std::string_view attempt, FailureClass failure,
               const std::string& text = "it broke");
   World& stopped(const std::string& worker, std::string_view attempt);
@@ -123,6 +125,8 @@ class World {
   std::string text(AttemptKey key) const;
   std::string text(const Reason& reason) const;
   void check() const;
+  // Choices are made when they can be, and nobody waits for what has ended without success.
+  void check_inputs(const db::Snapshot::Job& job) const;
   void check_experiments() const;
   void check_slots() const;
   // What is offered may start: a new attempt number, parents that have succeeded, their artifacts.

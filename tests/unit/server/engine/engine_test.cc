@@ -201,7 +201,7 @@ NewExperiment two_jobs(const std::string& request_id, const std::string& name = 
     experiment.rows.push_back(row);
     experiment.nodes.push_back(node);
   }
-  experiment.nodes[1].parents.push_back({0, InputRole::kTeacher});
+  experiment.nodes[1].inputs.push_back({InputRole::kTeacher, 0, std::nullopt});
   experiment.rows[1].inputs.push_back({InputRole::kTeacher, JobId{0}, std::nullopt});
   return experiment;
 }
@@ -304,6 +304,41 @@ TEST_F(EngineTest, Submits_OfOneTurn_AreBothRecorded_AndSeeEachOther) {
   const auto first = answers[0].get_future().get().value();
   EXPECT_NE(answers[1].get_future().get().value().id, first.id);
   EXPECT_EQ(answers[2].get_future().get().value().id, first.id);
+}
+
+TEST_F(EngineTest, ChosenTeacher_IsOnDiskWithTheOffer) {
+  RunningEngine engine(directory_, clock_);
+  const auto sink = std::make_shared<RecordingSink>();
+  const SessionId session = engine->open_session(sink);
+  core::SessionOpened greeting = hello(session);
+  greeting.slots = {{"cpu", "a cpu", 1, 1}, {"cpu", "a cpu", 1, 1}};
+  engine->post(greeting);
+  sink->take<core::Welcome>();
+  // student takes the better one of teacher and other.
+  NewExperiment experiment = two_jobs("r1");
+  experiment.rows.push_back(experiment.rows[0]);
+  experiment.nodes.push_back(experiment.nodes[0]);
+  experiment.rows[2].name = "other";
+  experiment.rows[2].spec_json = "{}";
+  experiment.rows[2].spec_sha256 = sha256("{}");
+  experiment.nodes[2].spec = sha256("{}");
+  experiment.rows[1].inputs = {{InputRole::kTeacher, JobId{0}, std::nullopt, 1},
+                               {InputRole::kTeacher, JobId{2}, std::nullopt, 1}};
+  experiment.nodes[1].inputs = {{InputRole::kTeacher, 0, std::nullopt, 1},
+                                {InputRole::kTeacher, 2, std::nullopt, 1}};
+  ASSERT_TRUE(engine.submit(std::move(experiment)).ok());
+  for (int i = 0; i < 2; ++i) {
+    const auto offer = sink->take<FullOffer>();
+    db::ResultRow result = result_of(offer.display_name);
+    result.validation_accuracy = offer.display_name == "two/other" ? 80 : 70;
+    EXPECT_TRUE(stored(2).state.chosen.empty());
+    engine->post(core::AttemptSucceeded{session, offer.offer.key, result});
+  }
+  const auto offer = sink->take<FullOffer>();
+  EXPECT_THAT(offer.offer.inputs,
+              testing::ElementsAre(std::pair(InputRole::kTeacher, sha256("two/other"))));
+  EXPECT_EQ(stored(2).state.chosen, std::vector<std::uint32_t>{1});
+  EXPECT_EQ(stored(2).spec.inputs.at(1).parent, JobId{3});
 }
 
 TEST_F(EngineTest, Offer_ComesWithOptionsNameAndTimeout_AfterItIsOnDisk) {

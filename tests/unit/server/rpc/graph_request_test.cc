@@ -9,7 +9,7 @@ namespace bitrung::rpc {
 namespace {
 
 constexpr char kSpec[] =
-    R"({"bits":{"activations":4,"weights":2},"dataset":"synthetic","epochs":3,)"
+    R"({"bits":{"activations":4,"weights":2},"dataset":"synthetic","epochs":3,"kind":"train",)"
     R"("method":{"activations":"pact","weights":"dorefa"},"model":"resnet8","numerics":1,"seed":18446744073709551615})";
 
 // teacher ── student
@@ -38,13 +38,65 @@ TEST(ConvertSubmit, Headline_IsReadFromTheOptions) {
   EXPECT_EQ(row.activation_bits, 4u);
   EXPECT_EQ(row.seed, 18446744073709551615u);
   EXPECT_EQ(row.spec_json, kSpec);
-  ASSERT_EQ(experiment->nodes[1].parents.size(), 1u);
+  ASSERT_EQ(experiment->nodes[1].inputs.size(), 1u);
+}
+
+// A job that takes the network of its source, and has no epochs.
+constexpr char kQuantizeSpec[] =
+    R"({"bits":{"activations":8,"weights":8},"dataset":"synthetic","kind":"quantize",)"
+    R"("method":{"activations":"linear","weights":"linear"},"model":"resnet8","numerics":2,"seed":1})";
+
+TEST(ConvertSubmit, SeveralTeachersAndAChoice_AreInputsInTheirOrder) {
+  v1::SubmitExperimentRequest request = two_jobs();
+  for (const char* name : {"a", "b"}) {
+    *request.add_jobs() = request.jobs(0);
+    request.mutable_jobs()->rbegin()->set_name(name);
+  }
+  v1::JobNode& student = *request.mutable_jobs(1);
+  v1::JobInput& choice = *student.add_inputs();
+  choice.set_role(v1::INPUT_ROLE_TEACHER);
+  choice.mutable_choice()->add_job_indices(3);
+  choice.mutable_choice()->add_job_indices(2);
+  v1::JobInput& outside = *student.add_inputs();
+  outside.set_role(v1::INPUT_ROLE_TEACHER);
+  outside.set_artifact_sha256(sha256("weights").hex());
+
+  const auto experiment = convert_submit(request);
+  ASSERT_TRUE(experiment.ok()) << experiment.status();
+  const std::vector<db::InputRow> expected = {
+      {InputRole::kTeacher, JobId{0}, std::nullopt},
+      {InputRole::kTeacher, JobId{3}, std::nullopt, 1},
+      {InputRole::kTeacher, JobId{2}, std::nullopt, 1},
+      {InputRole::kTeacher, std::nullopt, sha256("weights")}};
+  EXPECT_EQ(experiment->rows[1].inputs, expected);
+  EXPECT_EQ(experiment->nodes[1].inputs.at(1).parent, 3u);
+  EXPECT_EQ(experiment->nodes[1].inputs.at(1).choice, 1u);
+
+  // A choice of two is another graph than two teachers.
+  v1::SubmitExperimentRequest both = request;
+  both.mutable_jobs(1)->mutable_inputs(1)->set_job_index(3);
+  v1::JobInput& second = *both.mutable_jobs(1)->add_inputs();
+  second = both.jobs(1).inputs(0);
+  second.set_job_index(2);
+  both.mutable_jobs(1)->mutable_inputs()->SwapElements(2, 3);
+  ASSERT_TRUE(convert_submit(both).ok());
+  EXPECT_NE(convert_submit(both)->graph_sha256, experiment->graph_sha256);
+}
+
+TEST(ConvertSubmit, Quantization_HasASourceAndNoEpochs) {
+  v1::SubmitExperimentRequest request = two_jobs();
+  request.mutable_jobs(1)->set_spec_json(kQuantizeSpec);
+  request.mutable_jobs(1)->mutable_inputs(0)->set_role(v1::INPUT_ROLE_SOURCE);
+  const auto experiment = convert_submit(request);
+  ASSERT_TRUE(experiment.ok()) << experiment.status();
+  EXPECT_EQ(experiment->rows[1].epochs, 0u);
+  EXPECT_EQ(experiment->rows[1].inputs.at(0).role, InputRole::kSource);
 }
 
 TEST(ConvertSubmit, WhiteSpaceAndKeyOrder_DoNotMatter) {
   v1::SubmitExperimentRequest other = two_jobs();
   other.mutable_jobs(0)->set_spec_json(
-      R"({ "seed": 18446744073709551615, "model": "resnet8", "numerics": 1, "epochs": 3,
+      R"({ "seed": 18446744073709551615, "model": "resnet8", "numerics": 1, "epochs": 3, "kind": "train",
       "method": {"weights": "dorefa", "activations": "pact"}, "dataset": "synthetic",
       "bits": {"weights": 2, "activations": 4} })");
   const auto first = convert_submit(two_jobs());
@@ -102,7 +154,32 @@ TEST(ConvertSubmit, HostileRequests_AreRefusedWithTheReason) {
        "neither"},
       {"digest", [](auto& r) { r.mutable_jobs(1)->mutable_inputs(0)->set_artifact_sha256("xyz"); },
        "64 hex digits"},
-      {"two teachers", [](auto& r) { *r.mutable_jobs(1)->add_inputs() = r.jobs(1).inputs(0); }, ""},
+      {"two inits",
+       [](auto& r) {
+         r.mutable_jobs(1)->mutable_inputs(0)->set_role(v1::INPUT_ROLE_INIT);
+         *r.mutable_jobs(1)->add_inputs() = r.jobs(1).inputs(0);
+       },
+       "more than one input as init"},
+      {"choice of nothing", [](auto& r) { r.mutable_jobs(1)->mutable_inputs(0)->mutable_choice(); },
+       "best of no jobs"},
+      {"choice of one",
+       [](auto& r) { r.mutable_jobs(1)->mutable_inputs(0)->mutable_choice()->add_job_indices(0); },
+       "out of 1 candidates"},
+      {"choice beyond",
+       [](auto& r) { r.mutable_jobs(1)->mutable_inputs(0)->mutable_choice()->add_job_indices(7); },
+       "job_index 7"},
+      {"training with a source",
+       [](auto& r) { r.mutable_jobs(1)->mutable_inputs(0)->set_role(v1::INPUT_ROLE_SOURCE); },
+       "is trained, but has a source"},
+      {"quantization without a source",
+       [](auto& r) { r.mutable_jobs(0)->set_spec_json(kQuantizeSpec); }, "has no source"},
+      {"kind",
+       [](auto& r) {
+         std::string spec = kQuantizeSpec;
+         spec.replace(spec.find("quantize"), 8, "dance");
+         r.mutable_jobs(0)->set_spec_json(spec);
+       },
+       "its kind is \"dance\""},
       {"itself", [](auto& r) { r.mutable_jobs(1)->mutable_inputs(0)->set_job_index(1); }, ""},
       {"cycle",
        [](auto& r) {

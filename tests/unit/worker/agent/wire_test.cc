@@ -41,6 +41,24 @@ TEST(Wire, Offer_IsUnderstood) {
   EXPECT_FALSE(received.offer.resume.has_value());
 }
 
+TEST(Wire, SeveralTeachersAndASource_KeepTheirOrder) {
+  v1::OpenSessionResponse response = offer();
+  response.mutable_offer()->clear_inputs();
+  const std::vector<std::pair<v1::InputRole, std::string>> sent = {
+      {v1::INPUT_ROLE_TEACHER, "b"}, {v1::INPUT_ROLE_TEACHER, "a"}, {v1::INPUT_ROLE_SOURCE, "c"}};
+  for (const auto& [role, artifact] : sent) {
+    v1::OfferInput& input = *response.mutable_offer()->add_inputs();
+    input.set_role(role);
+    input.set_artifact_sha256(sha256(artifact).hex());
+  }
+  const absl::StatusOr<Event> event = to_event(SessionId{4}, response);
+  ASSERT_TRUE(event.ok()) << event.status();
+  EXPECT_EQ(std::get<OfferReceived>(*event).offer.inputs,
+            (std::vector<OfferInput>{{InputRole::kTeacher, sha256("b")},
+                                     {InputRole::kTeacher, sha256("a")},
+                                     {InputRole::kSource, sha256("c")}}));
+}
+
 TEST(Wire, MalformedStatements_AreRefused) {
   EXPECT_THAT(error({}), HasSubstr("does not know"));
   v1::OpenSessionResponse response = offer();
