@@ -16,7 +16,6 @@ namespace {
 
 // Images whose activations are looked at.
 constexpr std::size_t kInspectedImages = kEvaluationBatch;
-constexpr int kFullPrecision = 32;
 
 class ActivationStatistics : public Probe {
  public:
@@ -49,7 +48,7 @@ int input_bits(const Network& network, const Layer& layer) {
       }
     }
   }
-  return layer.input == nullptr ? kFullPrecision : layer.bits.activations;
+  return layer.input == nullptr ? kFullPrecisionBits : layer.bits.activations;
 }
 
 std::vector<LayerReport> inspect_layers(Network& network, const Dataset& dataset,

@@ -1,11 +1,11 @@
 #include "worker/train/job.h"
 
 #include <new>
-#include <tuple>
 
 #include "worker/train/failure.h"
 #include "worker/train/loop.h"
 #include "worker/train/post_training.h"
+#include "worker/train/quant/quantizer.h"
 
 namespace bitrung::train {
 
@@ -23,20 +23,18 @@ at::Device parse_device(const std::string& device) {
 
 // A wrong method is refused before any data is read.
 void check_methods(const NetworkChoice& choice, int classes) {
+  known_method(choice.method.weights);
+  known_method(choice.method.activations);
+  QuantizerSite site;
+  site.options = choice.method.options;
   for (const LayerPlan& layer : layer_plans(parse_architecture(choice.model).value(), classes)) {
     const LayerBits bits = choice.bits.of(layer.name, layer.role);
-    for (const auto& [name, part, part_bits] :
-         {std::tuple(&choice.method.weights, Part::kWeights, bits.weights),
-          std::tuple(&choice.method.activations, Part::kActivations, bits.activations)}) {
-      const MethodInfo* const method = find_method(*name);
-      if (method == nullptr) {
-        fail_user_error("spec: method \"" + *name + "\" is unknown to this trainer");
-      }
-      const auto reason =
-          part_bits == 32 ? std::nullopt : refusal(*method, part, part_bits, choice.method.options);
-      if (reason) {
-        fail_user_error("spec: " + layer.name + ": " + *reason);
-      }
+    site.layer = layer.name;
+    if (site.bits = bits.weights; site.bits != kFullPrecisionBits) {
+      check_method(choice.method.weights, Part::kWeights, site);
+    }
+    if (site.bits = bits.activations; site.bits != kFullPrecisionBits) {
+      check_method(choice.method.activations, Part::kActivations, site);
     }
   }
 }

@@ -21,7 +21,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kFullPrecision = 32;
 // Above it thresholds would outnumber the weights.
 constexpr int kThresholdBitsMax = 8;
 constexpr double kDecodeTolerance = 1e-6;

@@ -23,7 +23,6 @@ constexpr std::int64_t kImagesMax = 1'000'000;
 constexpr std::int64_t kSyntheticImagesMax = 200'000;
 constexpr std::size_t kLayerRulesMax = 1000;
 constexpr std::size_t kTeachersMax = 16;
-constexpr int kFullPrecision = 32;
 
 constexpr std::array<std::string_view, 3> kDatasets = {"cifar10", "cifar100", "synthetic"};
 
@@ -563,13 +562,13 @@ LayerBits Bits::of(std::string_view layer, LayerRole role) const {
   LayerBits result;
   switch (role) {
     case LayerRole::kFirst:
-      result = {first, kFullPrecision};
+      result = {first, kFullPrecisionBits};
       break;
     case LayerRole::kInner:
       result = {weights, activations};
       break;
     case LayerRole::kShortcut:
-      result = {shortcut, kFullPrecision};
+      result = {shortcut, kFullPrecisionBits};
       break;
     case LayerRole::kLast:
       result = {last, last};

@@ -4,12 +4,6 @@
 
 namespace bitrung::train {
 
-namespace {
-
-constexpr int kFullPrecision = 32;
-
-}  // namespace
-
 at::Tensor Layer::effective_weight(const Pass& pass) const {
   if (quantizer == nullptr) {
     return weight;
@@ -29,7 +23,7 @@ at::Tensor Layer::apply(const at::Tensor& x, const Pass& pass, std::int64_t stri
   } else {
     y = at::addmm(bias, x, w.t());
   }
-  if (gradient_bits != kFullPrecision && pass.training) {
+  if (gradient_bits != kFullPrecisionBits && pass.training) {
     y = quantize_gradient(y, gradient_bits, pass, plan.name);
   }
   return quantizer == nullptr ? y : quantizer->scale_output(y);
@@ -39,7 +33,7 @@ at::Tensor Layer::apply_and_add(const at::Tensor& x, const at::Tensor& residual,
                                 const Pass& pass) const {
   at::Tensor y = apply(x, pass);
   // The gradient's quantization gives a view, which must not be written to.
-  const at::Tensor sum = gradient_bits == kFullPrecision ? y.add_(residual) : y.add(residual);
+  const at::Tensor sum = gradient_bits == kFullPrecisionBits ? y.add_(residual) : y.add(residual);
   return input == nullptr ? sum : input->after_sum(sum);
 }
 

@@ -12,8 +12,6 @@ namespace bitrung::train {
 
 namespace {
 
-constexpr int kFullPrecision = 32;
-
 RandomStream stream_of(std::uint64_t seed, const std::string& name) {
   return RandomStream(Purpose::kInitialWeights, {seed, hash_of(name)});
 }
@@ -114,13 +112,13 @@ Layer& Network::make_layer(const std::string& name) {
     layer.bias = add_parameter(name + ".bias",
                                uniform_tensor(stream_of(seed_, name + ".bias"), {plan.out}, bound));
   }
-  if (layer.bits.weights != kFullPrecision) {
+  if (layer.bits.weights != kFullPrecisionBits) {
     QuantizerSite place = site(layer, layer.bits.weights);
     place.channels = plan.out;
     layer.quantizer = make_weight_quantizer(layer.weight_method, place);
     add_quantizer_state(name + ".qfn.", *layer.quantizer);
   }
-  if (layer.bits.weights != kFullPrecision || layer.bits.activations != kFullPrecision) {
+  if (layer.bits.weights != kFullPrecisionBits || layer.bits.activations != kFullPrecisionBits) {
     layer.gradient_bits = shape_.choice.bits.gradients;
   }
   return layer;
@@ -128,7 +126,7 @@ Layer& Network::make_layer(const std::string& name) {
 
 void Network::make_input_quantizer(Layer& layer, const std::string& prefix, std::int64_t channels,
                                    std::int64_t out_channels) {
-  if (layer.bits.activations == kFullPrecision) {
+  if (layer.bits.activations == kFullPrecisionBits) {
     return;
   }
   QuantizerSite place = site(layer, layer.bits.activations);

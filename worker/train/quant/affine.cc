@@ -90,27 +90,19 @@ class AffineWeights : public WeightQuantizer {
  public:
   explicit AffineWeights(const QuantizerSite& site)
       : bits_(site.bits), by_channel_(is_by_channel(site)) {
-    if (site.options.scale == "learned" && bits_ != kFullPrecisionBits) {
+    if (site.options.scale == "learned") {
       learned_.emplace(site, by_channel_ ? site.channels : 0);
     }
   }
 
   at::Tensor quantize(const at::Tensor& w, const Pass& pass) override {
-    if (bits_ == kFullPrecisionBits) {
-      return w;
-    }
     if (learned_ && pass.training && !learned_->is_ready()) {
       learned_->begin(extremes(w, by_channel_));
     }
     return quantize_uniform(w, rule(w));
   }
 
-  std::optional<Grid> grid(const at::Tensor& w) override {
-    if (bits_ == kFullPrecisionBits) {
-      return std::nullopt;
-    }
-    return grid_of(rule(w));
-  }
+  std::optional<Grid> grid(const at::Tensor& w) override { return grid_of(rule(w)); }
 
   std::vector<LearnedTensor> parameters() const override {
     return learned_ ? learned_->parameters() : std::vector<LearnedTensor>{};
@@ -143,9 +135,6 @@ class AffineActivations : public ActivationQuantizer {
   }
 
   at::Tensor quantize(const at::Tensor& x, const Pass& pass) override {
-    if (site_.bits == kFullPrecisionBits) {
-      return x;
-    }
     if (pass.training && !learned_) {
       range_.update(x);
     } else if (pass.training && !learned_->is_ready()) {
@@ -159,9 +148,6 @@ class AffineActivations : public ActivationQuantizer {
   }
 
   std::optional<Grid> grid() override {
-    if (site_.bits == kFullPrecisionBits) {
-      return std::nullopt;
-    }
     require_range();
     const Affine affine = learned_ ? learned_->current()
                                    : affine_of({range_.low(), range_.high()}, site_.bits,
@@ -178,18 +164,13 @@ class AffineActivations : public ActivationQuantizer {
   }
 
   std::vector<LearnedTensor> parameters() const override {
-    return is_on() && learned_ ? learned_->parameters() : std::vector<LearnedTensor>{};
+    return learned_ ? learned_->parameters() : std::vector<LearnedTensor>{};
   }
   std::vector<NamedTensor> buffers() const override {
-    if (!is_on()) {
-      return {};
-    }
     return learned_ ? learned_->buffers() : range_.buffers();
   }
 
  private:
-  bool is_on() const { return site_.bits != kFullPrecisionBits; }
-
   void require_range() const {
     if (!(learned_ ? learned_->is_ready() : range_.is_set())) {
       fail_no_range(site_, "affine");

@@ -249,16 +249,11 @@ Grid clip_grid(const at::Tensor& clip, std::vector<double> codebook) {
 
 class ApotWeights : public WeightQuantizer {
  public:
-  explicit ApotWeights(const QuantizerSite& site) : clip_(make_learned(site, kFirstWeightClip)) {
-    if (site.bits != kFullPrecisionBits) {
-      magnitudes_ = std::make_shared<Magnitudes>(site.bits - 1);
-    }
-  }
+  explicit ApotWeights(const QuantizerSite& site)
+      : magnitudes_(std::make_shared<Magnitudes>(site.bits - 1)),
+        clip_(make_learned(site, kFirstWeightClip)) {}
 
   at::Tensor quantize(const at::Tensor& w, const Pass&) override {
-    if (!magnitudes_) {
-      return w;
-    }
     at::Tensor mean;
     at::Tensor deviation;
     {
@@ -271,9 +266,6 @@ class ApotWeights : public WeightQuantizer {
   }
 
   std::optional<Grid> grid(const at::Tensor&) override {
-    if (!magnitudes_) {
-      return std::nullopt;
-    }
     const std::vector<double>& positive = magnitudes_->values();
     std::vector<double> codebook;
     for (std::size_t i = positive.size() - 1; i > 0; --i) {
@@ -284,50 +276,33 @@ class ApotWeights : public WeightQuantizer {
   }
 
   std::vector<LearnedTensor> parameters() const override {
-    if (!magnitudes_) {
-      return {};
-    }
     return {{"clip", clip_, kWeightRateFactor, kClipDecay}};
   }
 
  private:
-  std::shared_ptr<const Magnitudes> magnitudes_;  // Null at 32 bits.
-  at::Tensor clip_;                               // ()
+  std::shared_ptr<const Magnitudes> magnitudes_;
+  at::Tensor clip_;  // ()
 };
 
 class ApotActivations : public ActivationQuantizer {
  public:
   explicit ApotActivations(const QuantizerSite& site)
-      : clip_(make_learned(site, kFirstActivationClip)) {
-    if (site.bits != kFullPrecisionBits) {
-      magnitudes_ = std::make_shared<Magnitudes>(site.bits);
-    }
-  }
+      : magnitudes_(std::make_shared<Magnitudes>(site.bits)),
+        clip_(make_learned(site, kFirstActivationClip)) {}
 
   at::Tensor quantize(const at::Tensor& x, const Pass&) override {
-    if (!magnitudes_) {
-      return x;
-    }
     return ApotFunction<Sides::kOne>::apply(x, clip_, magnitudes_);
   }
 
-  std::optional<Grid> grid() override {
-    if (!magnitudes_) {
-      return std::nullopt;
-    }
-    return clip_grid(clip_, magnitudes_->values());
-  }
+  std::optional<Grid> grid() override { return clip_grid(clip_, magnitudes_->values()); }
 
   std::vector<LearnedTensor> parameters() const override {
-    if (!magnitudes_) {
-      return {};
-    }
     return {{"clip", clip_, 1.0, kClipDecay}};
   }
 
  private:
-  std::shared_ptr<const Magnitudes> magnitudes_;  // Null at 32 bits.
-  at::Tensor clip_;                               // ()
+  std::shared_ptr<const Magnitudes> magnitudes_;
+  at::Tensor clip_;  // ()
 };
 
 }  // namespace

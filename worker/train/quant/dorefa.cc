@@ -65,17 +65,11 @@ class DorefaWeights : public WeightQuantizer {
   explicit DorefaWeights(int bits) : bits_(bits) {}
 
   at::Tensor quantize(const at::Tensor& w, const Pass&) override {
-    if (bits_ == kFullPrecisionBits) {
-      return w;
-    }
     return bits_ == 1 ? BinaryWeightFunction::apply(w)
                       : WeightFunction::apply(w, level_count(bits_));
   }
 
   std::optional<Grid> grid(const at::Tensor& w) override {
-    if (bits_ == kFullPrecisionBits) {
-      return std::nullopt;
-    }
     const at::NoGradGuard no_grad;
     if (bits_ == 1) {
       return Grid{w.abs().mean() * 2.0, scalar_tensor(0.5), {}};
@@ -93,20 +87,14 @@ class DorefaActivations : public ActivationQuantizer {
   explicit DorefaActivations(int bits) : bits_(bits) {}
 
   at::Tensor quantize(const at::Tensor& x, const Pass&) override {
-    return bits_ == kFullPrecisionBits ? x : ActivationFunction::apply(x, level_count(bits_));
+    return ActivationFunction::apply(x, level_count(bits_));
   }
 
   std::optional<Grid> grid() override {
-    if (bits_ == kFullPrecisionBits) {
-      return std::nullopt;
-    }
     return Grid{scalar_tensor(1.0 / level_count(bits_)), scalar_tensor(0.0), {}};
   }
 
   std::optional<UnitGrid> unit_grid() const override {
-    if (bits_ == kFullPrecisionBits) {
-      return UnitGrid{UnitGrid::Rounding::kNone, 0.0F};
-    }
     if (bits_ == 1) {
       return UnitGrid{UnitGrid::Rounding::kSign, 1.0F};
     }

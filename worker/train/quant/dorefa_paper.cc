@@ -40,9 +40,6 @@ class PaperWeights : public WeightQuantizer {
   explicit PaperWeights(int bits) : bits_(bits) {}
 
   at::Tensor quantize(const at::Tensor& w, const Pass&) override {
-    if (bits_ == kFullPrecisionBits) {
-      return w;
-    }
     if (bits_ == 1) {
       return BinaryWeightFunction::apply(w);
     }
@@ -55,9 +52,6 @@ class PaperWeights : public WeightQuantizer {
   }
 
   std::optional<Grid> grid(const at::Tensor& w) override {
-    if (bits_ == kFullPrecisionBits) {
-      return std::nullopt;
-    }
     const at::NoGradGuard no_grad;
     if (bits_ == 1) {
       return Grid{w.abs().mean() * 2.0, scalar_tensor(0.5), {}};
@@ -84,20 +78,14 @@ class UnitActivations : public ActivationQuantizer {
   explicit UnitActivations(int bits) : bits_(bits) {}
 
   at::Tensor quantize(const at::Tensor& x, const Pass&) override {
-    return bits_ == kFullPrecisionBits ? x : UnitFunction::apply(x, level_count(bits_));
+    return UnitFunction::apply(x, level_count(bits_));
   }
 
   std::optional<Grid> grid() override {
-    if (bits_ == kFullPrecisionBits) {
-      return std::nullopt;
-    }
     return Grid{scalar_tensor(1.0 / level_count(bits_)), scalar_tensor(0.0), {}};
   }
 
   std::optional<UnitGrid> unit_grid() const override {
-    if (bits_ == kFullPrecisionBits) {
-      return UnitGrid{UnitGrid::Rounding::kNone, 0.0F};
-    }
     return UnitGrid{UnitGrid::Rounding::kNearest, static_cast<float>(level_count(bits_))};
   }
 

@@ -57,15 +57,10 @@ class IrNetWeights : public WeightQuantizer {
   explicit IrNetWeights(int bits) : bits_(bits) {}
 
   at::Tensor quantize(const at::Tensor& w, const Pass& pass) override {
-    return bits_ == kFullPrecisionBits
-               ? w
-               : WeightFunction::apply(w, std::int64_t{bits_}, error_decay(bits_, pass).sharpness);
+    return WeightFunction::apply(w, std::int64_t{bits_}, error_decay(bits_, pass).sharpness);
   }
 
   std::optional<Grid> grid(const at::Tensor& w) override {
-    if (bits_ == kFullPrecisionBits) {
-      return std::nullopt;
-    }
     const at::NoGradGuard no_grad;
     return sign_grid(shift_scale(standardize(w, /*epsilon=*/0.0), bits_), bits_);
   }
@@ -74,25 +69,13 @@ class IrNetWeights : public WeightQuantizer {
   int bits_;
 };
 
-class IrNetActivations : public ActivationQuantizer {
+class IrNetActivations : public SignActivations {
  public:
-  explicit IrNetActivations(int bits) : bits_(bits) {}
-
-  bool takes_relu() const override { return bits_ == kFullPrecisionBits; }
+  using SignActivations::SignActivations;
 
   at::Tensor quantize(const at::Tensor& x, const Pass& pass) override {
-    return bits_ == kFullPrecisionBits ? x : quantize_signs(x, bits_, error_decay(bits_, pass));
+    return quantize_signs(x, bits(), error_decay(bits(), pass));
   }
-
-  std::optional<Grid> grid() override {
-    if (bits_ == kFullPrecisionBits) {
-      return std::nullopt;
-    }
-    return sign_grid(scalar_tensor(1.0), bits_);
-  }
-
- private:
-  int bits_;
 };
 
 }  // namespace

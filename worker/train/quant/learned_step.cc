@@ -22,9 +22,6 @@ class LearnedStepWeights : public WeightQuantizer {
         step_(site, by_channel_ ? site.channels : 0) {}
 
   at::Tensor quantize(const at::Tensor& w, const Pass& pass) override {
-    if (bits_ == kFullPrecisionBits) {
-      return w;
-    }
     if (pass.training && !step_.is_ready()) {
       step_.begin(first_(w, bits_, by_channel_));
     }
@@ -36,18 +33,11 @@ class LearnedStepWeights : public WeightQuantizer {
   }
 
   std::optional<Grid> grid(const at::Tensor& w) override {
-    if (bits_ == kFullPrecisionBits) {
-      return std::nullopt;
-    }
     return grid_of(bits_ == 1 ? signs(w) : levels(w));
   }
 
-  std::vector<LearnedTensor> parameters() const override {
-    return bits_ == kFullPrecisionBits ? std::vector<LearnedTensor>{} : step_.parameters();
-  }
-  std::vector<NamedTensor> buffers() const override {
-    return bits_ == kFullPrecisionBits ? std::vector<NamedTensor>{} : step_.buffers();
-  }
+  std::vector<LearnedTensor> parameters() const override { return step_.parameters(); }
+  std::vector<NamedTensor> buffers() const override { return step_.buffers(); }
 
  private:
   // Before the first batch, what it would begin as. As many dimensions as w.

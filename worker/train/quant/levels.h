@@ -7,8 +7,6 @@
 
 namespace bitrung::train {
 
-inline constexpr int kFullPrecisionBits = 32;
-
 // n = 2^bits - 1.
 constexpr double level_count(int bits) {
   return static_cast<double>((std::int64_t{1} << bits) - 1);

@@ -50,15 +50,10 @@ class LinearWeights : public WeightQuantizer {
       : bits_(site.bits), kind_(range_kind(site)), by_channel_(is_by_channel(site)) {}
 
   at::Tensor quantize(const at::Tensor& w, const Pass&) override {
-    return bits_ == kFullPrecisionBits ? w : quantize_uniform(w, rule(w));
+    return quantize_uniform(w, rule(w));
   }
 
-  std::optional<Grid> grid(const at::Tensor& w) override {
-    if (bits_ == kFullPrecisionBits) {
-      return std::nullopt;
-    }
-    return grid_of(rule(w));
-  }
+  std::optional<Grid> grid(const at::Tensor& w) override { return grid_of(rule(w)); }
 
  private:
   UniformRule rule(const at::Tensor& w) const {
@@ -78,27 +73,17 @@ class LinearActivations : public ActivationQuantizer {
       : site_(site), kind_(range_kind(site)), range_(site) {}
 
   at::Tensor quantize(const at::Tensor& x, const Pass& pass) override {
-    if (site_.bits == kFullPrecisionBits) {
-      return x;
-    }
     if (pass.training) {
       range_.update(x);
     }
     return quantize_uniform(x, rule());
   }
 
-  std::optional<Grid> grid() override {
-    if (site_.bits == kFullPrecisionBits) {
-      return std::nullopt;
-    }
-    return grid_of(rule());
-  }
+  std::optional<Grid> grid() override { return grid_of(rule()); }
 
   void set_range(double low, double high) override { range_.set(low, high); }
 
-  std::vector<NamedTensor> buffers() const override {
-    return site_.bits == kFullPrecisionBits ? std::vector<NamedTensor>{} : range_.buffers();
-  }
+  std::vector<NamedTensor> buffers() const override { return range_.buffers(); }
 
  private:
   UniformRule rule() const {

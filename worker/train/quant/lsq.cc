@@ -21,9 +21,6 @@ class LsqActivations : public ActivationQuantizer {
   explicit LsqActivations(const QuantizerSite& site) : site_(site), step_(site, 0) {}
 
   at::Tensor quantize(const at::Tensor& x, const Pass& pass) override {
-    if (site_.bits == kFullPrecisionBits) {
-      return x;
-    }
     if (pass.training && !step_.is_ready()) {
       step_.begin(mean_of(x.detach().abs(), false) * (2.0 / std::sqrt(level_count(site_.bits))));
     }
@@ -31,19 +28,10 @@ class LsqActivations : public ActivationQuantizer {
                             rule(static_cast<double>(x.numel()) / static_cast<double>(x.size(0))));
   }
 
-  std::optional<Grid> grid() override {
-    if (site_.bits == kFullPrecisionBits) {
-      return std::nullopt;
-    }
-    return grid_of(rule(1.0));
-  }
+  std::optional<Grid> grid() override { return grid_of(rule(1.0)); }
 
-  std::vector<LearnedTensor> parameters() const override {
-    return site_.bits == kFullPrecisionBits ? std::vector<LearnedTensor>{} : step_.parameters();
-  }
-  std::vector<NamedTensor> buffers() const override {
-    return site_.bits == kFullPrecisionBits ? std::vector<NamedTensor>{} : step_.buffers();
-  }
+  std::vector<LearnedTensor> parameters() const override { return step_.parameters(); }
+  std::vector<NamedTensor> buffers() const override { return step_.buffers(); }
 
  private:
   UniformRule rule(double features) const {

@@ -51,9 +51,6 @@ class LsqPlusActivations : public ActivationQuantizer {
       : site_(site), step_(site, 0), offset_(make_learned(site, 0.0)) {}
 
   at::Tensor quantize(const at::Tensor& x, const Pass& pass) override {
-    if (site_.bits == kFullPrecisionBits) {
-      return x;
-    }
     if (pass.training && !step_.is_ready()) {
       const at::NoGradGuard no_grad;
       const Extremes range = fitted_range(x, site_.bits);
@@ -64,24 +61,14 @@ class LsqPlusActivations : public ActivationQuantizer {
                             rule(static_cast<double>(x.numel()) / static_cast<double>(x.size(0))));
   }
 
-  std::optional<Grid> grid() override {
-    if (site_.bits == kFullPrecisionBits) {
-      return std::nullopt;
-    }
-    return grid_of(rule(1.0));
-  }
+  std::optional<Grid> grid() override { return grid_of(rule(1.0)); }
 
   std::vector<LearnedTensor> parameters() const override {
-    if (site_.bits == kFullPrecisionBits) {
-      return {};
-    }
     std::vector<LearnedTensor> result = step_.parameters();
     result.push_back({"offset", offset_, 1.0, std::nullopt});
     return result;
   }
-  std::vector<NamedTensor> buffers() const override {
-    return site_.bits == kFullPrecisionBits ? std::vector<NamedTensor>{} : step_.buffers();
-  }
+  std::vector<NamedTensor> buffers() const override { return step_.buffers(); }
 
  private:
   UniformRule rule(double features) const {

@@ -12,6 +12,9 @@
 
 namespace bitrung::train {
 
+// Bits of what is not quantized.
+inline constexpr int kFullPrecisionBits = 32;
+
 // The part of a network that a method is asked to quantize.
 enum class Part : std::uint8_t { kWeights, kActivations };
 

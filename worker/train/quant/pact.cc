@@ -18,20 +18,12 @@ class PactActivations : public ActivationQuantizer {
         clip_(make_learned(site, site.options.clip_init)) {}
 
   at::Tensor quantize(const at::Tensor& x, const Pass&) override {
-    return bits_ == kFullPrecisionBits ? x : quantize_uniform(x, rule());
+    return quantize_uniform(x, rule());
   }
 
-  std::optional<Grid> grid() override {
-    if (bits_ == kFullPrecisionBits) {
-      return std::nullopt;
-    }
-    return grid_of(rule());
-  }
+  std::optional<Grid> grid() override { return grid_of(rule()); }
 
   std::vector<LearnedTensor> parameters() const override {
-    if (bits_ == kFullPrecisionBits) {
-      return {};
-    }
     return {{"clip", clip_, 1.0, clip_decay_}};
   }
 

@@ -104,14 +104,20 @@ class ActivationQuantizer : public QuantizerState {
   virtual at::Tensor after_sum(const at::Tensor& y) { return y; }
 };
 
-// One method; a maker is null where MethodInfo says that the method lacks that part.
+// One method, below 32 bits; a maker is null where MethodInfo says that the method lacks that part.
 struct MethodEntry {
   std::string_view name;  // As in methods().
   std::unique_ptr<WeightQuantizer> (*make_weights)(const QuantizerSite& site);
   std::unique_ptr<ActivationQuantizer> (*make_activations)(const QuantizerSite& site);
 };
 
-// Throw Failure(kUserError) for an unknown name and for what refusal() refuses.
+// Throws Failure(kUserError) that lists the known ones if there is none of this name.
+const MethodInfo& known_method(std::string_view name);
+
+// Throws Failure(kUserError) for an unknown name and for what refusal() refuses.
+void check_method(std::string_view method, Part part, const QuantizerSite& site);
+
+// After check_method(). At 32 bits every method is the identity, without tensors of its own.
 std::unique_ptr<WeightQuantizer> make_weight_quantizer(std::string_view method,
                                                        const QuantizerSite& site);
 std::unique_ptr<ActivationQuantizer> make_activation_quantizer(std::string_view method,

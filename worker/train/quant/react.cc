@@ -182,32 +182,9 @@ class ShiftedPreluFunction : public Function<ShiftedPreluFunction> {
   }
 };
 
-class ReactWeights : public WeightQuantizer {
+class ReactActivations : public SignActivations {
  public:
-  explicit ReactWeights(int bits) : bits_(bits) {}
-
-  at::Tensor quantize(const at::Tensor& w, const Pass&) override {
-    return bits_ == kFullPrecisionBits ? w : WeightFunction::apply(w, std::int64_t{bits_});
-  }
-
-  std::optional<Grid> grid(const at::Tensor& w) override {
-    if (bits_ == kFullPrecisionBits) {
-      return std::nullopt;
-    }
-    const at::NoGradGuard no_grad;
-    return sign_grid(magnitude_scale(w, bits_), bits_);
-  }
-
- private:
-  int bits_;
-};
-
-class ReactActivations : public ActivationQuantizer {
- public:
-  explicit ReactActivations(const QuantizerSite& site) : bits_(site.bits) {
-    if (bits_ == kFullPrecisionBits) {
-      return;
-    }
+  explicit ReactActivations(const QuantizerSite& site) : SignActivations(site.bits) {
     threshold_ = at::zeros({site.channels}, site.tensors).set_requires_grad(true);
     if (site.out_channels > 0) {
       shift_in_ = at::zeros({site.out_channels}, site.tensors).set_requires_grad(true);
@@ -230,20 +207,8 @@ class ReactActivations : public ActivationQuantizer {
     return learned;
   }
 
-  bool takes_relu() const override { return bits_ == kFullPrecisionBits; }
-
   at::Tensor quantize(const at::Tensor& x, const Pass&) override {
-    if (bits_ == kFullPrecisionBits) {
-      return x;
-    }
-    return ActivationFunction::apply(x, threshold_, std::int64_t{bits_});
-  }
-
-  std::optional<Grid> grid() override {
-    if (bits_ == kFullPrecisionBits) {
-      return std::nullopt;
-    }
-    return sign_grid(scalar_tensor(1.0), bits_);
+    return ActivationFunction::apply(x, threshold_, std::int64_t{bits()});
   }
 
   at::Tensor after_sum(const at::Tensor& y) override {
@@ -251,7 +216,6 @@ class ReactActivations : public ActivationQuantizer {
   }
 
  private:
-  int bits_;
   at::Tensor threshold_;  // (C)
   at::Tensor shift_in_;   // (out_channels), as are the next two.
   at::Tensor slope_;
@@ -263,7 +227,7 @@ class ReactActivations : public ActivationQuantizer {
 MethodEntry react_method() {
   return {"react",
           [](const QuantizerSite& site) -> std::unique_ptr<WeightQuantizer> {
-            return std::make_unique<ReactWeights>(site.bits);
+            return std::make_unique<MagnitudeSignWeights<WeightFunction>>(site.bits);
           },
           [](const QuantizerSite& site) -> std::unique_ptr<ActivationQuantizer> {
             return std::make_unique<ReactActivations>(site);

@@ -66,30 +66,17 @@ class WeightFunction : public Function<WeightFunction> {
 class RecuWeights : public WeightQuantizer {
  public:
   explicit RecuWeights(const QuantizerSite& site) : bits_(site.bits) {
-    if (bits_ != kFullPrecisionBits) {
-      output_scale_ = at::ones({site.channels}, site.tensors).set_requires_grad(true);
-      tau_ = at::full({}, kTauFirst, site.tensors);
-    }
+    output_scale_ = at::ones({site.channels}, site.tensors).set_requires_grad(true);
+    tau_ = at::full({}, kTauFirst, site.tensors);
   }
 
   std::vector<LearnedTensor> parameters() const override {
-    if (bits_ == kFullPrecisionBits) {
-      return {};
-    }
     return {{.name = "output_scale", .tensor = output_scale_, .weight_decay = std::nullopt}};
   }
 
-  std::vector<NamedTensor> buffers() const override {
-    if (bits_ == kFullPrecisionBits) {
-      return {};
-    }
-    return {{"tau", tau_}};
-  }
+  std::vector<NamedTensor> buffers() const override { return {{"tau", tau_}}; }
 
   at::Tensor quantize(const at::Tensor& w, const Pass& pass) override {
-    if (bits_ == kFullPrecisionBits) {
-      return w;
-    }
     if (pass.training) {
       tau_.fill_(tau_at(pass.progress));
     }
@@ -97,17 +84,11 @@ class RecuWeights : public WeightQuantizer {
   }
 
   std::optional<Grid> grid(const at::Tensor& w) override {
-    if (bits_ == kFullPrecisionBits) {
-      return std::nullopt;
-    }
     const at::NoGradGuard no_grad;
     return sign_grid(clamp_weights(w, bits_, tau_).scale, bits_);
   }
 
   at::Tensor scale_output(const at::Tensor& y) override {
-    if (bits_ == kFullPrecisionBits) {
-      return y;
-    }
     return y * (y.dim() == 4 ? output_scale_.view({1, -1, 1, 1}) : output_scale_);
   }
 
@@ -213,28 +194,13 @@ class ActivationFunction : public Function<ActivationFunction> {
   }
 };
 
-class RecuActivations : public ActivationQuantizer {
+class RecuActivations : public SignActivations {
  public:
-  explicit RecuActivations(int bits) : bits_(bits) {}
-
-  bool takes_relu() const override { return bits_ == kFullPrecisionBits; }
+  using SignActivations::SignActivations;
 
   at::Tensor quantize(const at::Tensor& x, const Pass&) override {
-    if (bits_ == kFullPrecisionBits) {
-      return x;
-    }
-    return ActivationFunction::apply(x, std::int64_t{bits_});
+    return ActivationFunction::apply(x, std::int64_t{bits()});
   }
-
-  std::optional<Grid> grid() override {
-    if (bits_ == kFullPrecisionBits) {
-      return std::nullopt;
-    }
-    return sign_grid(scalar_tensor(1.0), bits_);
-  }
-
- private:
-  int bits_;
 };
 
 }  // namespace

@@ -23,23 +23,28 @@ namespace bitrung::train {
 
 namespace {
 
+// At 32 bits every method leaves its input as it is.
+class RealWeights : public WeightQuantizer {
+ public:
+  at::Tensor quantize(const at::Tensor& w, const Pass&) override { return w; }
+  std::optional<Grid> grid(const at::Tensor&) override { return std::nullopt; }
+};
+
+class RealActivations : public ActivationQuantizer {
+ public:
+  at::Tensor quantize(const at::Tensor& x, const Pass&) override { return x; }
+  std::optional<Grid> grid() override { return std::nullopt; }
+  std::optional<UnitGrid> unit_grid() const override {
+    return UnitGrid{UnitGrid::Rounding::kNone, 0.0F};
+  }
+};
+
 const MethodEntry& find_entry(std::string_view name, Part part, const QuantizerSite& site) {
   static const std::array kEntries = {
       dorefa_method(), dorefa_paper_method(), linear_method(), pact_method(),     sawb_method(),
       wrpn_method(),   affine_method(),       lsq_method(),    lsq_plus_method(), apot_method(),
       xnor_method(),   ir_net_method(),       recu_method(),   react_method()};
-  const MethodInfo* const info = find_method(name);
-  if (info == nullptr) {
-    std::string known;
-    for (const MethodInfo& method : methods()) {
-      known += (known.empty() ? "" : ", ") + std::string(method.name);
-    }
-    fail_user_error("spec: method \"" + std::string(name) +
-                    "\" is unknown to this trainer; known are " + known);
-  }
-  if (const auto reason = refusal(*info, part, site.bits, site.options)) {
-    fail_user_error("spec: " + site.layer + ": " + *reason);
-  }
+  check_method(name, part, site);
   for (const MethodEntry& entry : kEntries) {
     if (entry.name == name) {
       return entry;
@@ -50,14 +55,36 @@ const MethodEntry& find_entry(std::string_view name, Part part, const QuantizerS
 
 }  // namespace
 
+const MethodInfo& known_method(std::string_view name) {
+  if (const MethodInfo* const info = find_method(name)) {
+    return *info;
+  }
+  std::string known;
+  for (const MethodInfo& method : methods()) {
+    known += (known.empty() ? "" : ", ") + std::string(method.name);
+  }
+  fail_user_error("spec: method \"" + std::string(name) +
+                  "\" is unknown to this trainer; known are " + known);
+}
+
+void check_method(std::string_view name, Part part, const QuantizerSite& site) {
+  if (const auto reason = refusal(known_method(name), part, site.bits, site.options)) {
+    fail_user_error("spec: " + site.layer + ": " + *reason);
+  }
+}
+
 std::unique_ptr<WeightQuantizer> make_weight_quantizer(std::string_view method,
                                                        const QuantizerSite& site) {
-  return find_entry(method, Part::kWeights, site).make_weights(site);
+  const MethodEntry& entry = find_entry(method, Part::kWeights, site);
+  return site.bits == kFullPrecisionBits ? std::make_unique<RealWeights>()
+                                         : entry.make_weights(site);
 }
 
 std::unique_ptr<ActivationQuantizer> make_activation_quantizer(std::string_view method,
                                                                const QuantizerSite& site) {
-  return find_entry(method, Part::kActivations, site).make_activations(site);
+  const MethodEntry& entry = find_entry(method, Part::kActivations, site);
+  return site.bits == kFullPrecisionBits ? std::make_unique<RealActivations>()
+                                         : entry.make_activations(site);
 }
 
 void ActivationQuantizer::set_range(double, double) {

@@ -37,15 +37,10 @@ class SawbWeights : public WeightQuantizer {
   explicit SawbWeights(int bits) : bits_(bits) {}
 
   at::Tensor quantize(const at::Tensor& w, const Pass&) override {
-    return bits_ == kFullPrecisionBits ? w : quantize_uniform(w, rule(w));
+    return quantize_uniform(w, rule(w));
   }
 
-  std::optional<Grid> grid(const at::Tensor& w) override {
-    if (bits_ == kFullPrecisionBits) {
-      return std::nullopt;
-    }
-    return grid_of(rule(w));
-  }
+  std::optional<Grid> grid(const at::Tensor& w) override { return grid_of(rule(w)); }
 
  private:
   UniformRule rule(const at::Tensor& given) const {

@@ -119,6 +119,10 @@ Grid sign_grid(const at::Tensor& scale, int bits) {
   return {scale * (2.0 / n), at::full_like(scale, n / 2.0), {}};
 }
 
+std::optional<Grid> SignActivations::grid() {
+  return sign_grid(scalar_tensor(1.0), bits_);
+}
+
 std::vector<std::int64_t> inner_dimensions(const at::Tensor& w) {
   std::vector<std::int64_t> dimensions;
   for (std::int64_t i = 1; i < w.dim(); ++i) {

@@ -69,6 +69,40 @@ at::Tensor scaled_sign_levels(const at::Tensor& w, const at::Tensor& scale, int 
 // that every weight lies within the levels.
 at::Tensor magnitude_scale(const at::Tensor& w, int bits);
 
+// Weights whose quantize() is Function::apply(w, bits) on the grid of that scale.
+template <typename Function>
+class MagnitudeSignWeights : public WeightQuantizer {
+ public:
+  explicit MagnitudeSignWeights(int bits) : bits_(bits) {}
+
+  at::Tensor quantize(const at::Tensor& w, const Pass&) override {
+    return Function::apply(w, std::int64_t{bits_});
+  }
+
+  std::optional<Grid> grid(const at::Tensor& w) override {
+    const at::NoGradGuard no_grad;
+    return sign_grid(magnitude_scale(w, bits_), bits_);
+  }
+
+ private:
+  int bits_;
+};
+
+// Activations on the levels of q_k: signed, so without a ReLU.
+class SignActivations : public ActivationQuantizer {
+ public:
+  explicit SignActivations(int bits) : bits_(bits) {}
+
+  bool takes_relu() const override { return false; }
+  std::optional<Grid> grid() override;
+
+ protected:
+  int bits() const { return bits_; }
+
+ private:
+  int bits_;
+};
+
 // Output channels of weights, less their mean and over their deviation.
 struct Standardized {
   at::Tensor z;          // (C,...)

@@ -12,15 +12,10 @@ class WrpnWeights : public WeightQuantizer {
   explicit WrpnWeights(int bits) : bits_(bits) {}
 
   at::Tensor quantize(const at::Tensor& w, const Pass&) override {
-    return bits_ == kFullPrecisionBits ? w : quantize_uniform(w, rule());
+    return quantize_uniform(w, rule());
   }
 
-  std::optional<Grid> grid(const at::Tensor&) override {
-    if (bits_ == kFullPrecisionBits) {
-      return std::nullopt;
-    }
-    return grid_of(rule());
-  }
+  std::optional<Grid> grid(const at::Tensor&) override { return grid_of(rule()); }
 
  private:
   UniformRule rule() const {

@@ -32,45 +32,13 @@ class WeightFunction : public Function<WeightFunction> {
   }
 };
 
-class XnorWeights : public WeightQuantizer {
+class XnorActivations : public SignActivations {
  public:
-  explicit XnorWeights(int bits) : bits_(bits) {}
-
-  at::Tensor quantize(const at::Tensor& w, const Pass&) override {
-    return bits_ == kFullPrecisionBits ? w : WeightFunction::apply(w, std::int64_t{bits_});
-  }
-
-  std::optional<Grid> grid(const at::Tensor& w) override {
-    if (bits_ == kFullPrecisionBits) {
-      return std::nullopt;
-    }
-    const at::NoGradGuard no_grad;
-    return sign_grid(magnitude_scale(w, bits_), bits_);
-  }
-
- private:
-  int bits_;
-};
-
-class XnorActivations : public ActivationQuantizer {
- public:
-  explicit XnorActivations(int bits) : bits_(bits) {}
-
-  bool takes_relu() const override { return bits_ == kFullPrecisionBits; }
+  using SignActivations::SignActivations;
 
   at::Tensor quantize(const at::Tensor& x, const Pass&) override {
-    return bits_ == kFullPrecisionBits ? x : quantize_signs(x, bits_, Surrogate{});
+    return quantize_signs(x, bits(), Surrogate{});
   }
-
-  std::optional<Grid> grid() override {
-    if (bits_ == kFullPrecisionBits) {
-      return std::nullopt;
-    }
-    return sign_grid(scalar_tensor(1.0), bits_);
-  }
-
- private:
-  int bits_;
 };
 
 }  // namespace
@@ -78,7 +46,7 @@ class XnorActivations : public ActivationQuantizer {
 MethodEntry xnor_method() {
   return {"xnor",
           [](const QuantizerSite& site) -> std::unique_ptr<WeightQuantizer> {
-            return std::make_unique<XnorWeights>(site.bits);
+            return std::make_unique<MagnitudeSignWeights<WeightFunction>>(site.bits);
           },
           [](const QuantizerSite& site) -> std::unique_ptr<ActivationQuantizer> {
             return std::make_unique<XnorActivations>(site.bits);
