@@ -57,25 +57,16 @@ void write_accuracy(const BySeed& jobs, v1::Summary& out) {
 
 void write_chain(const BySeed& best, const BySeed& chain, v1::BestPath& out) {
   write_accuracy(chain, *out.mutable_chain_test_accuracy());
-  std::vector<std::pair<double, double>> pairs;
-  std::vector<Seed> seeds;
+  std::vector<SeedPair> pairs;
   for (const auto& [seed, job] : best) {
     const auto other = chain.find(seed);
     if (other == chain.end()) continue;
     const auto from = test_accuracy(*other->second);
     const auto to = test_accuracy(*job);
     if (!from || !to) continue;
-    pairs.emplace_back(*from, *to);
-    seeds.push_back(seed);
+    pairs.push_back({seed, *from, *to});
   }
-  const auto test = compare_pairs(pairs);
-  if (!test) return;
-  to_proto(*test, *out.mutable_regret());
-  for (std::size_t i = 0; i < pairs.size(); ++i) {
-    v1::Pair& pair = *out.mutable_regret()->add_pairs();
-    pair.set_seed(seeds[i]);
-    pair.set_difference(pairs[i].second - pairs[i].first);
-  }
+  if (auto test = compare_seeds(pairs)) *out.mutable_regret() = *std::move(test);
 }
 
 void write_rung(const Rung& rung, v1::Bits& out) {

@@ -172,8 +172,7 @@ class Comparison {
     for (const Measure& what : kMeasures) {
       std::vector<double> of_a;
       std::vector<double> of_b;
-      std::vector<std::pair<double, double>> pairs;
-      std::vector<std::uint64_t> seeds;
+      std::vector<SeedPair> pairs;
       for (const auto& [seed, job] : group.a) {
         const auto value = measure(*job, what);
         if (!value) continue;
@@ -181,8 +180,7 @@ class Comparison {
         const auto other = group.b.find(seed);
         const auto twin = other == group.b.end() ? std::nullopt : measure(*other->second, what);
         if (!twin) continue;
-        pairs.emplace_back(*value, *twin);
-        seeds.push_back(seed);
+        pairs.push_back({seed, *value, *twin});
       }
       for (const auto& [seed, job] : group.b) {
         if (const auto value = measure(*job, what)) of_b.push_back(*value);
@@ -194,14 +192,7 @@ class Comparison {
       number.set_name(std::string(what.name));
       if (summary_a) to_proto(*summary_a, *number.mutable_a());
       if (summary_b) to_proto(*summary_b, *number.mutable_b());
-      const auto test = compare_pairs(pairs);
-      if (!test) continue;
-      to_proto(*test, *number.mutable_difference());
-      for (std::size_t i = 0; i < pairs.size(); ++i) {
-        v1::Pair& pair = *number.mutable_difference()->add_pairs();
-        pair.set_seed(seeds[i]);
-        pair.set_difference(pairs[i].second - pairs[i].first);
-      }
+      if (auto test = compare_seeds(pairs)) *number.mutable_difference() = *std::move(test);
     }
     write_classes(group, out);
     write_layers(group, out);

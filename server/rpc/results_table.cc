@@ -293,8 +293,7 @@ JobState worst(const std::vector<const NamedJob*>& jobs) {
 void TableMaker::write(std::vector<const NamedJob*> jobs, v1::ResultsCell& cell) const {
   std::ranges::stable_sort(jobs, {}, [](const NamedJob* job) { return job->job->spec.seed; });
   std::vector<double> values;
-  std::vector<std::pair<double, double>> pairs;
-  std::vector<std::uint64_t> pair_seeds;
+  std::vector<SeedPair> pairs;
   std::uint32_t succeeded = 0;
   for (const NamedJob* job : jobs) {
     const db::JobRow& row = *job->job;
@@ -310,8 +309,7 @@ void TableMaker::write(std::vector<const NamedJob*> jobs, v1::ResultsCell& cell)
     const NamedJob* twin = twin_of(*job);
     if (twin == nullptr) continue;
     if (const auto other = value_of(*twin->job, query_.metric, evaluations_)) {
-      pairs.emplace_back(*other, *value);
-      pair_seeds.push_back(row.spec.seed);
+      pairs.push_back({row.spec.seed, *other, *value});
     }
   }
   cell.set_job_count(static_cast<std::uint32_t>(jobs.size()));
@@ -319,14 +317,7 @@ void TableMaker::write(std::vector<const NamedJob*> jobs, v1::ResultsCell& cell)
   cell.set_state(std::string(bitrung::name(worst(jobs))));
   cell.mutable_summary();
   if (const auto summary = summarize(values)) to_proto(*summary, *cell.mutable_summary());
-  if (const auto test = compare_pairs(pairs)) {
-    to_proto(*test, *cell.mutable_against_first());
-    for (std::size_t i = 0; i < pairs.size(); ++i) {
-      v1::Pair& pair = *cell.mutable_against_first()->add_pairs();
-      pair.set_seed(pair_seeds[i]);
-      pair.set_difference(pairs[i].second - pairs[i].first);
-    }
-  }
+  if (auto test = compare_seeds(pairs)) *cell.mutable_against_first() = *std::move(test);
 }
 
 }  // namespace
@@ -386,11 +377,22 @@ void to_proto(const Summary& summary, v1::Summary& out) {
   }
 }
 
-void to_proto(const PairedTest& test, v1::PairedTest& out) {
-  to_proto(test.difference, *out.mutable_difference());
-  if (test.t) out.set_t(*test.t);
-  if (test.p_value) out.set_p_value(*test.p_value);
-  out.set_no_test(std::string(reason(test.no_test)));
+std::optional<v1::PairedTest> compare_seeds(const std::vector<SeedPair>& pairs) {
+  std::vector<std::pair<double, double>> values;
+  for (const SeedPair& pair : pairs) values.emplace_back(pair.first, pair.second);
+  const auto test = compare_pairs(values);
+  if (!test) return std::nullopt;
+  v1::PairedTest out;
+  to_proto(test->difference, *out.mutable_difference());
+  if (test->t) out.set_t(*test->t);
+  if (test->p_value) out.set_p_value(*test->p_value);
+  out.set_no_test(std::string(reason(test->no_test)));
+  for (const SeedPair& from : pairs) {
+    v1::Pair& pair = *out.add_pairs();
+    pair.set_seed(from.seed);
+    pair.set_difference(from.second - from.first);
+  }
+  return out;
 }
 
 }  // namespace bitrung::rpc

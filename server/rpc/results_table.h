@@ -50,7 +50,14 @@ absl::Status fill_results_table(const std::vector<db::JobRow>& jobs, const Evalu
                                 const ResultsQuery& query, v1::GetResultsResponse& response);
 
 void to_proto(const Summary& summary, v1::Summary& out);
-// Pairs are added by the caller, who knows the seeds.
-void to_proto(const PairedTest& test, v1::PairedTest& out);
+
+// Two values of one seed.
+struct SeedPair {
+  std::uint64_t seed = 0;
+  double first = 0;
+  double second = 0;
+};
+// The paired test of "second minus first", with the pairs; nothing for no pairs.
+std::optional<v1::PairedTest> compare_seeds(const std::vector<SeedPair>& pairs);
 
 }  // namespace bitrung::rpc
