@@ -5,22 +5,15 @@
 namespace bitrung::cli {
 namespace {
 
-Json text_or_null(const std::string& text) {
-  return text.empty() ? Json(nullptr) : Json(text);
-}
-
 Json time_or_null(std::int64_t time_ms) {
   return time_ms == 0 ? Json(nullptr) : Json(time_ms);
 }
 
-template <class Strings>
-Json strings(const Strings& texts) {
-  Json array = Json::array();
-  for (const auto& text : texts) array.push_back(text);
-  return array;
-}
-
 }  // namespace
+
+Json text_or_null(const std::string& text) {
+  return text.empty() ? Json(nullptr) : Json(text);
+}
 
 Json result_job_json(const v1::Job& job) {
   const v1::JobResult& result = job.result();

@@ -17,6 +17,17 @@ namespace bitrung::cli {
 // Keys stay in the order they are written.
 using Json = nlohmann::ordered_json;
 
+// The text, or null for an empty one.
+Json text_or_null(const std::string& text);
+
+// The texts as an array.
+template <class Texts>
+Json strings(const Texts& texts) {
+  Json array = Json::array();
+  for (const std::string& text : texts) array.push_back(text);
+  return array;
+}
+
 Json result_job_json(const v1::Job& job);  // A job as `results` shows it.
 Json status_job_json(const v1::Job& job);  // The same with where it stands.
 Json experiment_json(const v1::Experiment& experiment);

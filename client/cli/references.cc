@@ -81,6 +81,17 @@ absl::StatusOr<std::vector<v1::JobReference>> jobs_of(
   return references;
 }
 
+absl::StatusOr<v1::JobReference> one_job_of(Connection& connection, std::string_view command,
+                                            const std::vector<std::string>& words,
+                                            const std::optional<std::string>& experiment) {
+  BITRUNG_ASSIGN_OR_RETURN(const std::vector<v1::JobReference> jobs,
+                           jobs_of(connection, words, experiment));
+  if (jobs.size() != 1) {
+    return absl::InvalidArgumentError(fmt::format("{} takes one job: EXPERIMENT/JOB", command));
+  }
+  return jobs.front();
+}
+
 absl::StatusOr<Selection> parse_selection(const std::vector<std::string>& words) {
   Selection selection;
   for (const std::string& word : words) {

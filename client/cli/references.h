@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -29,6 +30,11 @@ absl::StatusOr<std::vector<v1::JobReference>> parse_job_references(
 absl::StatusOr<std::vector<v1::JobReference>> jobs_of(Connection& connection,
                                                       const std::vector<std::string>& words,
                                                       const std::optional<std::string>& experiment);
+
+// The only job the words name; `command` begins the message when they name several or none.
+absl::StatusOr<v1::JobReference> one_job_of(Connection& connection, std::string_view command,
+                                            const std::vector<std::string>& words,
+                                            const std::optional<std::string>& experiment);
 
 // What cancel and retry take: EXPERIMENT [JOB…] or EXPERIMENT/JOB…, all of one experiment.
 struct Selection {

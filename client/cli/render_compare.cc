@@ -301,13 +301,6 @@ std::string comparison_tsv(const v1::CompareResponse& comparison) {
   return out;
 }
 
-template <class Values>
-Json strings(const Values& values) {
-  Json array = Json::array();
-  for (const std::string& value : values) array.push_back(value);
-  return array;
-}
-
 Json layer_side_json(const v1::LayerSide& side) {
   Json json;
   json["bits"] = side.has_bits() ? Json(side.bits()) : Json(nullptr);

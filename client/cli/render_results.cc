@@ -477,9 +477,6 @@ Json cell_json(const v1::ResultsCell& cell) {
 }
 
 Json row_json(const v1::ResultsRow& row) {
-  const auto text_or_null = [](const std::string& text) {
-    return text.empty() ? Json(nullptr) : Json(text);
-  };
   Json json;
   json["model"] = text_or_null(row.model());
   json["dataset"] = text_or_null(row.dataset());
@@ -513,13 +510,6 @@ Json path_table_json(const v1::PathTable& table) {
     json["rungs"].push_back(rung);
   }
   return json;
-}
-
-template <class Strings>
-Json strings(const Strings& texts) {
-  Json array = Json::array();
-  for (const auto& text : texts) array.push_back(text);
-  return array;
 }
 
 }  // namespace

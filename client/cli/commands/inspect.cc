@@ -53,18 +53,15 @@ absl::StatusOr<ExitCode> inspect_command(const Arguments& arguments, Streams& st
   BITRUNG_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session, Session::open(choice));
   Connection& connection = session->connection();
   BITRUNG_ASSIGN_OR_RETURN(
-      const std::vector<v1::JobReference> jobs,
-      jobs_of(connection, arguments.positionals, arguments.value("--experiment")));
-  if (jobs.size() != 1) {
-    return absl::InvalidArgumentError("inspect takes one job: EXPERIMENT/JOB");
-  }
-  BITRUNG_ASSIGN_OR_RETURN(const v1::GetReportResponse report, connection.get_report(jobs.front()));
+      const v1::JobReference job,
+      one_job_of(connection, "inspect", arguments.positionals, arguments.value("--experiment")));
+  BITRUNG_ASSIGN_OR_RETURN(const v1::GetReportResponse report, connection.get_report(job));
   const InspectOptions options{.layer_pattern = arguments.value("--layer").value_or(""),
                                .activations = arguments.has("--activations"),
                                .confusion = arguments.has("--confusion")};
   BITRUNG_ASSIGN_OR_RETURN(
       const std::string text,
-      render_inspection(report, jobs.front().experiment(), options,
+      render_inspection(report, job.experiment(), options,
                         arguments.output_mode(streams.out_terminal.interactive),
                         streams.out_terminal.style));
   streams.out << text;

@@ -107,9 +107,6 @@ void print_differences(const std::string& file, const interop::ModelFit& fit, Ou
       json["model"] = fit.model;
       json["classes"] = fit.classes;
       json["differences"] = Json::array();
-      const auto text_or_null = [](const std::string& text) {
-        return text.empty() ? Json(nullptr) : Json(text);
-      };
       for (const interop::Difference& difference : fit.differences) {
         json["differences"].push_back({{"kind", interop::name(difference.kind)},
                                        {"tensor", difference.tensor},

@@ -70,12 +70,11 @@ absl::StatusOr<ExitCode> logs_command(const Arguments& arguments, Streams& strea
   BITRUNG_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session, Session::open(choice));
   Connection& connection = session->connection();
   BITRUNG_ASSIGN_OR_RETURN(
-      const std::vector<v1::JobReference> jobs,
-      jobs_of(connection, arguments.positionals, arguments.value("--experiment")));
-  if (jobs.size() != 1) return absl::InvalidArgumentError("logs takes one job: EXPERIMENT/JOB");
+      const v1::JobReference job,
+      one_job_of(connection, "logs", arguments.positionals, arguments.value("--experiment")));
 
   v1::StreamLogsRequest request;
-  *request.mutable_job() = jobs.front();
+  *request.mutable_job() = job;
   request.set_attempt(static_cast<std::uint32_t>(attempt.value_or(0)));
   request.set_tail(static_cast<std::uint32_t>(tail.value_or(0)));
   request.set_follow(arguments.has("--follow"));
@@ -102,8 +101,7 @@ absl::StatusOr<ExitCode> logs_command(const Arguments& arguments, Streams& strea
   }
   if (!printer.any() && mode == OutputMode::kText) {
     streams.err << fmt::format("no log line of {}/{}; see bitrung explain {}/{}\n",
-                               jobs.front().experiment(), jobs.front().job(),
-                               jobs.front().experiment(), jobs.front().job());
+                               job.experiment(), job.job(), job.experiment(), job.job());
   }
   return ExitCode::kDone;
 }

@@ -94,14 +94,10 @@ absl::StatusOr<ExitCode> explain_command(const Arguments& arguments, Streams& st
   BITRUNG_ASSIGN_OR_RETURN(const auto session, open_session(arguments));
   Connection& connection = session->connection();
   BITRUNG_ASSIGN_OR_RETURN(
-      const std::vector<v1::JobReference> jobs,
-      jobs_of(connection, arguments.positionals, arguments.value("--experiment")));
-  if (jobs.size() != 1) {
-    return absl::InvalidArgumentError("explain takes one job: EXPERIMENT/JOB");
-  }
-  BITRUNG_ASSIGN_OR_RETURN(const v1::ExplainJobResponse explanation,
-                           connection.explain(jobs.front()));
-  streams.out << render_explanation(jobs.front(), explanation, mode_of(arguments, streams),
+      const v1::JobReference job,
+      one_job_of(connection, "explain", arguments.positionals, arguments.value("--experiment")));
+  BITRUNG_ASSIGN_OR_RETURN(const v1::ExplainJobResponse explanation, connection.explain(job));
+  streams.out << render_explanation(job, explanation, mode_of(arguments, streams),
                                     streams.out_terminal.style);
   return ExitCode::kDone;
 }
