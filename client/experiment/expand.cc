@@ -102,7 +102,7 @@ struct Draft {
   Job job;
   Places places;
   SpecInputs spec;
-  std::string first_outside_model;  // Of the first teacher, if that is a file.
+  std::optional<TrainedAs> first_outside;  // The first teacher, if that is a file.
 };
 
 class Expander {
@@ -142,7 +142,7 @@ class Expander {
                 .job = {},
                 .places = {},
                 .spec = {},
-                .first_outside_model = {}};
+                .first_outside = {}};
     Job& job = draft.job;
     job.name = entry.job_name(draft.at);
     BITRUNG_ASSIGN_OR_RETURN(job.kind, kind_of(draft));
@@ -170,10 +170,11 @@ class Expander {
     BITRUNG_ASSIGN_OR_RETURN(
         const Quantization quantization,
         resolve_quantization(options, job.model, options.method(), place(draft), source_));
+    job.shortcut = quantization.shortcut;
     BITRUNG_RETURN_IF_ERROR(add_teachers(draft));
     BITRUNG_RETURN_IF_ERROR(add_init(draft));
-    job.spec_json = train_spec(options, quantization.bits, quantization.method,
-                               quantization.shortcut, draft.spec);
+    job.spec_json =
+        train_spec(options, quantization.bits, quantization.method, job.shortcut, draft.spec);
     job.epochs = static_cast<int>(options.integer(Option::kEpochs));
     set_headline(job, quantization.bits, quantization.method);
     return absl::OkStatus();
@@ -267,6 +268,7 @@ class Expander {
       network = *std::move(known);
     }
     job.model = network.model;
+    job.shortcut = network.shortcut;
     if (job.kind == JobKind::kQuantize) {
       BITRUNG_ASSIGN_OR_RETURN(const MethodValue method,
                                quantize_method(borrower.options, job.name));
@@ -487,8 +489,9 @@ class Expander {
         BITRUNG_ASSIGN_OR_RETURN(const OutsideFile* file,
                                  outside_file(InputRole::kInit, reference, draft));
         if (file->trained_as) {
-          BITRUNG_RETURN_IF_ERROR(
-              check_same_network(draft, where, reference.target, file->trained_as->model));
+          BITRUNG_RETURN_IF_ERROR(check_same_network(draft.job, where, reference.target,
+                                                     file->trained_as->model,
+                                                     file->trained_as->shortcut));
         }
         draft.job.inputs.push_back(file_input(InputRole::kInit, reference, *file));
         draft.spec.init = "artifact";
@@ -519,18 +522,27 @@ class Expander {
     }
     draft.spec.init = "teacher";
     draft.places.starts_from_teacher = true;
-    if (draft.first_outside_model.empty()) return absl::OkStatus();
-    return check_same_network(draft, where, teacher, draft.first_outside_model);
+    if (!draft.first_outside) return absl::OkStatus();
+    return check_same_network(draft.job, where, teacher, draft.first_outside->model,
+                              draft.first_outside->shortcut);
   }
 
-  absl::Status check_same_network(const Draft& draft, Location where, std::string_view origin,
-                                  std::string_view model) const {
-    const std::string_view own = draft.options.word(Option::kModel);
-    if (model == own) return absl::OkStatus();
-    return source_.invalid(
-        where, fmt::format("{} starts from {}, which is a {}, but its model is {}; both "
-                           "must be the same network",
-                           draft.job.name, origin, model, own));
+  // That the job can start from the weights of `origin`.
+  absl::Status check_same_network(const Job& job, Location where, std::string_view origin,
+                                  std::string_view model, std::string_view shortcut) const {
+    if (model != job.model) {
+      return source_.invalid(
+          where, fmt::format("{} starts from {}, which is a {}, but its model is {}; both "
+                             "must be the same network",
+                             job.name, origin, model, job.model));
+    }
+    if (shortcut != job.shortcut) {
+      return source_.invalid(
+          where, fmt::format("{} starts from {}, which has shortcut: {}, but its own is {}; say "
+                             "shortcut: convolution for both",
+                             job.name, origin, shortcut, job.shortcut));
+    }
+    return absl::OkStatus();
   }
 
   absl::Status add_outside_teacher(Draft& draft, const Reference& reference) {
@@ -538,7 +550,7 @@ class Expander {
                              outside_file(InputRole::kTeacher, reference, draft));
     BITRUNG_ASSIGN_OR_RETURN(const TrainedAs teacher,
                              trained_as(InputRole::kTeacher, reference, *file, draft));
-    if (draft.job.inputs.empty()) draft.first_outside_model = teacher.model;
+    if (draft.job.inputs.empty()) draft.first_outside = teacher;
     draft.spec.teacher_json.push_back(teacher_json(file->sha256.hex(), teacher));
     draft.job.inputs.push_back(file_input(InputRole::kTeacher, reference, *file));
     return absl::OkStatus();
@@ -785,14 +797,8 @@ class Expander {
                                          "job that trains it",
                                          option_name(role), job.name, parent.name));
     }
-    if (is_start && parent.model != job.model) {
-      return source_.invalid(
-          places.init,
-          fmt::format("{} starts from {}, which is a {}, but its model is {}; both must be the "
-                      "same network",
-                      job.name, parent.name, parent.model, job.model));
-    }
-    return absl::OkStatus();
+    if (!is_start) return absl::OkStatus();
+    return check_same_network(job, places.init, parent.name, parent.model, parent.shortcut);
   }
 
   // `order` has every job that is in no cycle and behind none.

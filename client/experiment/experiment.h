@@ -50,6 +50,7 @@ struct Job {
   // Headline options, as in spec_json, for tables.
   JobKind kind = JobKind::kTrain;
   std::string model;
+  std::string shortcut;  // "block" or "convolution".
   std::string dataset;
   std::string method;  // "dorefa", or "weights/activations" when they differ.
   int weight_bits = 32;

@@ -11,7 +11,7 @@
 namespace bitrung::client {
 
 // The trainer's numerics version that these specs are written for.
-inline constexpr int kNumerics = 2;
+inline constexpr int kNumerics = 3;
 
 // What a training's spec says of its inputs.
 struct SpecInputs {

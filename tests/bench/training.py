@@ -19,7 +19,7 @@ BIN = pathlib.Path(os.environ.get("BITRUNG_BIN", HERE.parents[1] / "build/releas
 
 
 def spec(options, bits):
-    return {"kind": "train", "numerics": 2, "model": f"resnet{options.depth}", "shortcut": "block", "dataset": "synthetic",
+    return {"kind": "train", "numerics": 3, "model": f"resnet{options.depth}", "shortcut": "block", "dataset": "synthetic",
             "synthetic": {"train_images": options.images, "test_images": 128, "seed": 1}, "train_images": 0,
             "method": {"weights": "dorefa", "activations": "dorefa"},
             "bits": {"weights": bits, "activations": bits, "first": 32, "shortcut": 32, "last": 32, "gradients": 32,

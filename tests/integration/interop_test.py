@@ -199,21 +199,24 @@ class Packed:
     def block(self, name, x):
         one, two = self.layers[f"{name}.conv1"], self.layers[f"{name}.conv2"]
         down = self.layers.get(f"{name}.downsample.0")
-        codes, y = self.quantize(one, self.norm(f"{name}.bn1", x))
         if self.description["shortcut"] == "block":
+            codes, y = self.quantize(one, self.norm(f"{name}.bn1", x))
             residual = x if down is None else self.apply(down, None, y)
             y = self.after_sum(f"{name}.act1", self.apply(one, codes, y))
-        else:
-            residual = x
-            if down is not None:
-                n, c, h, w = x.shape
-                residual = self.apply(down | {"stride": 1}, None, x.reshape(n, c, h // 2, 2, w // 2, 2).mean((3, 5)))
-            y = residual = self.after_sum(f"{name}.act1", self.apply(one, codes, y) + residual)
-        codes, z = self.quantize(two, self.norm(f"{name}.bn2", y))
-        return self.after_sum(f"{name}.act2", self.apply(two, codes, z) + residual)
+            codes, z = self.quantize(two, self.norm(f"{name}.bn2", y))
+            return self.after_sum(f"{name}.act2", self.apply(two, codes, z) + residual)
+        residual = x
+        if down is not None:
+            n, c, h, w = x.shape
+            pooled = x.reshape(n, c, h // 2, 2, w // 2, 2).mean((3, 5))
+            residual = self.norm(f"{name}.downsample.1", self.apply(down | {"stride": 1}, None, pooled))
+        y = self.after_sum(f"{name}.act1", self.norm(f"{name}.bn1", self.apply(one, *self.quantize(one, x))) + residual)
+        return self.after_sum(f"{name}.act2", self.norm(f"{name}.bn2", self.apply(two, *self.quantize(two, y))) + y)
 
     def forward(self, images):
         x = self.apply(self.layers["conv1"], None, images)
+        if self.description["shortcut"] == "convolution":
+            x = self.norm("bn1", x)
         for name in sorted({layer.rsplit(".", 1)[0] for layer in self.layers if layer.endswith(".conv1")}):
             x = self.block(name, x)
         x = np.maximum(self.norm("bn", x), 0).mean((2, 3))

@@ -17,7 +17,7 @@
 namespace bitrung::train {
 
 // Rises whenever equal specs may give other numbers than before. Part of every job's identity.
-inline constexpr std::int64_t kNumerics = 2;
+inline constexpr std::int64_t kNumerics = 3;
 
 // What a job does.
 enum class Kind { kTrain, kQuantize, kEvaluate };

@@ -56,6 +56,9 @@ class ResNetPlanner {
     std::int64_t in = channels;
     side_ = kImageSide;
     convolution("conv1", LayerRole::kFirst, kColours, in, 3, 1);
+    if (architecture_.shortcut_per_convolution) {
+      norm("bn1", in);
+    }
     for (int stage = 0; stage < kStages; ++stage) {
       for (int block = 0; block < blocks_per_stage(architecture_); ++block) {
         const std::int64_t stride = stage > 0 && block == 0 ? 2 : 1;
@@ -83,7 +86,7 @@ class ResNetPlanner {
 
   std::int64_t basic_block(const std::string& name, std::int64_t in, std::int64_t channels,
                            std::int64_t stride) {
-    norm(name + "bn1", in);
+    norm(name + "bn1", architecture_.shortcut_per_convolution ? channels : in);
     convolution(name + "conv1", LayerRole::kInner, in, channels, 3, stride);
     shortcut(name, in, channels, stride);
     side_ /= stride;
@@ -109,6 +112,9 @@ class ResNetPlanner {
   void shortcut(const std::string& name, std::int64_t in, std::int64_t out, std::int64_t stride) {
     if (stride != 1 || in != out) {
       convolution(name + "downsample.0", LayerRole::kShortcut, in, out, 1, stride);
+      if (architecture_.shortcut_per_convolution) {
+        norm(name + "downsample.1", out);
+      }
     }
   }
 

@@ -22,6 +22,9 @@ struct Architecture {
   int depth = 20;
   int width = 1;  // Multiplies the channels of every layer but the last.
   bool bottleneck = false;
+  // A shortcut round each convolution, and the normalisations behind the convolutions (resnet.h).
+  // Chosen beside the name; only for residual networks of basic blocks.
+  bool shortcut_per_convolution = false;
   bool operator==(const Architecture&) const = default;
 };
 

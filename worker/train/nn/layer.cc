@@ -33,13 +33,7 @@ at::Tensor Layer::apply_and_add(const at::Tensor& x, const at::Tensor& residual,
                                 const Pass& pass) const {
   at::Tensor y = apply(x, pass);
   // The gradient's quantization gives a view, which must not be written to.
-  const at::Tensor sum = gradient_bits == kFullPrecisionBits ? y.add_(residual) : y.add(residual);
-  return input == nullptr ? sum : input->after_sum(sum);
-}
-
-at::Tensor Layer::apply_and_activate(const at::Tensor& x, const Pass& pass) const {
-  at::Tensor y = apply(x, pass);
-  return input == nullptr ? y : input->after_sum(y);
+  return finish(gradient_bits == kFullPrecisionBits ? y.add_(residual) : y.add(residual));
 }
 
 }  // namespace bitrung::train

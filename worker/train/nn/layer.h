@@ -23,6 +23,9 @@ struct Layer {
   std::unique_ptr<WeightQuantizer> quantizer;  // Null at 32 bits.
   std::unique_ptr<ActivationQuantizer> input;  // Null at 32 bits, and where another layer's serves.
 
+  // Whether a ReLU stands before the quantization of its input.
+  bool takes_relu() const { return input == nullptr || input->takes_relu(); }
+
   // What the layer multiplies with. On the CPU weights that hold NaN or infinite values are a
   // Failure(kDiverged) that names the layer.
   at::Tensor effective_weight(const Pass& pass) const;
@@ -33,10 +36,13 @@ struct Layer {
   }
   at::Tensor apply(const at::Tensor& x, const Pass& pass, std::int64_t stride) const;
 
-  // apply(x) + residual and the activation function that the method of the input puts behind it.
+  // apply(x) + residual, finished.
   at::Tensor apply_and_add(const at::Tensor& x, const at::Tensor& residual, const Pass& pass) const;
-  // The same without a residual.
-  at::Tensor apply_and_activate(const at::Tensor& x, const Pass& pass) const;
+  // The layer's result, or its sum with a shortcut, with the activation function that the method
+  // of the input puts behind it. (N,out,H,W)
+  at::Tensor finish(const at::Tensor& sum) const {
+    return input == nullptr ? sum : input->after_sum(sum);
+  }
 };
 
 }  // namespace bitrung::train

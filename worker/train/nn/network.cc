@@ -43,11 +43,16 @@ at::Tensor uniform_tensor(RandomStream random, at::IntArrayRef shape, double bou
 
 }  // namespace
 
+Architecture NetworkShape::architecture() const {
+  std::optional<Architecture> result = parse_architecture(choice.model);
+  BITRUNG_CHECK(result.has_value());
+  result->shortcut_per_convolution = choice.shortcut_per_convolution;
+  return *result;
+}
+
 Network::Network(const NetworkShape& shape, std::uint64_t seed, const at::TensorOptions& options)
     : shape_(shape), seed_(seed), options_(options) {
-  const auto architecture = parse_architecture(shape.choice.model);
-  BITRUNG_CHECK(architecture.has_value());
-  for (LayerPlan& layer : layer_plans(*architecture, shape.classes)) {
+  for (LayerPlan& layer : layer_plans(shape.architecture(), shape.classes)) {
     const std::string name = layer.name;
     plans_.emplace(name, std::move(layer));
   }
@@ -153,8 +158,12 @@ at::Tensor Network::activate(const at::Tensor& x, BatchNorm& norm, Layer& layer,
   if (layer.input != nullptr && taps.probe == nullptr) {
     return norm_activate(x, norm, *layer.input, pass);
   }
-  const bool relu = layer.input == nullptr || layer.input->takes_relu();
-  return quantize_input(normalize(x, norm, relu, pass), layer, pass, taps);
+  return quantize_input(normalize(x, norm, layer.takes_relu(), pass), layer, pass, taps);
+}
+
+at::Tensor Network::activate(const at::Tensor& x, Layer& layer, const Pass& pass,
+                             const Taps& taps) {
+  return quantize_input(layer.takes_relu() ? at::relu(x) : x, layer, pass, taps);
 }
 
 at::Tensor Network::quantize_input(const at::Tensor& x, Layer& layer, const Pass& pass,
@@ -168,9 +177,7 @@ at::Tensor Network::quantize_input(const at::Tensor& x, Layer& layer, const Pass
 
 std::unique_ptr<Network> make_network(const NetworkShape& shape, std::uint64_t seed,
                                       const at::TensorOptions& options) {
-  const auto architecture = parse_architecture(shape.choice.model);
-  BITRUNG_CHECK(architecture.has_value());
-  if (architecture->family == Family::kPlane) {
+  if (shape.architecture().family == Family::kPlane) {
     return std::make_unique<Plane>(shape, seed, options);
   }
   return std::make_unique<ResNet>(shape, seed, options);

@@ -23,6 +23,9 @@ namespace bitrung::train {
 struct NetworkShape {
   NetworkChoice choice;
   int classes = 10;
+
+  // The model must be one that parse_architecture() knows.
+  Architecture architecture() const;
 };
 
 // Sees what the layers compute with.
@@ -84,7 +87,9 @@ class Network {
   // The normalisation in front of a layer and what the layer computes with.
   static at::Tensor activate(const at::Tensor& x, BatchNorm& norm, Layer& layer, const Pass& pass,
                              const Taps& taps);
-  // The input of a layer that no normalisation precedes.
+  // The same without a normalisation.
+  static at::Tensor activate(const at::Tensor& x, Layer& layer, const Pass& pass, const Taps& taps);
+  // The input of a layer whose activation function has been applied already.
   static at::Tensor quantize_input(const at::Tensor& x, Layer& layer, const Pass& pass,
                                    const Taps& taps);
 

@@ -8,8 +8,7 @@ Plane::Plane(const NetworkShape& shape, std::uint64_t seed, const at::TensorOpti
     : Network(shape, seed, options) {
   int convolutions = 0;
   int linear_layers = 0;
-  for (const PlaneStep& plane_step :
-       plane_steps(parse_architecture(shape.choice.model).value(), shape.classes)) {
+  for (const PlaneStep& plane_step : plane_steps(shape.architecture(), shape.classes)) {
     if (plane_step.kind == PlaneStep::Kind::kPool) {
       steps_.back().is_pooled = true;
       continue;
@@ -45,11 +44,10 @@ at::Tensor Plane::forward(const at::Tensor& images, const Pass& pass, const Taps
     if (layer.plan.role != LayerRole::kFirst) {
       x = quantize_input(x, layer, pass, taps);
     }
-    x = layer.apply_and_activate(x, pass);
+    x = layer.finish(layer.apply(x, pass));
     // A method that takes no ReLU takes none behind the layer in front of it.
     const Step* const next = &step == &steps_.back() ? nullptr : &step + 1;
-    const bool relu =
-        next != nullptr && (next->layer->input == nullptr || next->layer->input->takes_relu());
+    const bool relu = next != nullptr && next->layer->takes_relu();
     if (layer.plan.is_convolution) {
       x = normalize(x, step.norm, relu, pass);
     } else if (relu) {

@@ -11,12 +11,15 @@ constexpr int kStages = 3;
 }  // namespace
 
 ResNet::ResNet(const NetworkShape& shape, std::uint64_t seed, const at::TensorOptions& options)
-    : Network(shape, seed, options) {
-  const Architecture architecture = parse_architecture(shape.choice.model).value();
-  const int blocks = blocks_per_stage(architecture);
-  const int units = architecture.bottleneck ? 3 : 2;
+    : Network(shape, seed, options), architecture_(shape.architecture()) {
+  const int blocks = blocks_per_stage(architecture_);
+  const int units = architecture_.bottleneck ? 3 : 2;
   first_ = &make_layer("conv1");
   std::int64_t in = first_->plan.out;
+  if (architecture_.shortcut_per_convolution) {
+    first_norm_ = make_norm("bn1", in);
+    expose(first_norm_);
+  }
   for (int stage = 0; stage < kStages; ++stage) {
     stages_.emplace_back();
     for (int i = 0; i < blocks; ++i) {
@@ -35,6 +38,9 @@ ResNet::ResNet(const NetworkShape& shape, std::uint64_t seed, const at::TensorOp
       for (Unit& unit : block.units) {
         expose(unit.norm);
       }
+      if (block.downsample_norm.weight.defined()) {
+        expose(block.downsample_norm);
+      }
     }
   }
   expose(bn_);
@@ -46,7 +52,8 @@ ResNet::Block ResNet::make_block(const std::string& name, int units, bool change
     const std::string number = std::to_string(i);
     const LayerPlan& unit_plan = plan(name + "conv" + number);
     Unit unit;
-    unit.norm = make_norm(name + "bn" + number, unit_plan.in);
+    unit.norm = make_norm(name + "bn" + number,
+                          architecture_.shortcut_per_convolution ? unit_plan.out : unit_plan.in);
     unit.convolution = &make_layer(unit_plan.name);
     make_input_quantizer(*unit.convolution, name + "act" + number + ".", unit_plan.in,
                          unit_plan.out);
@@ -54,6 +61,9 @@ ResNet::Block ResNet::make_block(const std::string& name, int units, bool change
   }
   if (changes_shape) {
     block.downsample = &make_layer(name + "downsample.0");
+    if (architecture_.shortcut_per_convolution) {
+      block.downsample_norm = make_norm(name + "downsample.1", block.downsample->plan.out);
+    }
   }
   return block;
 }
@@ -69,7 +79,7 @@ at::Tensor ResNet::forward_block(Block& block, const at::Tensor& x, const Pass& 
       residual = block.downsample->apply(y, pass);
     }
     y = i + 1 == block.units.size() ? unit.convolution->apply_and_add(y, residual, pass)
-                                    : unit.convolution->apply_and_activate(y, pass);
+                                    : unit.convolution->finish(unit.convolution->apply(y, pass));
   }
   return y;
 }
@@ -81,12 +91,14 @@ at::Tensor ResNet::forward_convolutionwise(Block& block, const at::Tensor& x, co
     const std::int64_t stride = block.downsample->plan.stride;
     const at::Tensor pooled =
         stride == 1 ? x : at::avg_pool2d(x, {stride, stride}, {stride, stride});
-    residual = block.downsample->apply(pooled, pass, /*stride=*/1);
+    residual = normalize(block.downsample->apply(pooled, pass, /*stride=*/1), block.downsample_norm,
+                         /*relu=*/false, pass);
   }
   at::Tensor y = x;
   for (Unit& unit : block.units) {
-    y = activate(y, unit.norm, *unit.convolution, pass, taps);
-    y = unit.convolution->apply_and_add(y, residual, pass);
+    y = unit.convolution->apply(activate(y, *unit.convolution, pass, taps), pass);
+    y = normalize(y, unit.norm, /*relu=*/false, pass);
+    y = unit.convolution->finish(y.add_(residual));
     residual = y;
   }
   return y;
@@ -94,8 +106,11 @@ at::Tensor ResNet::forward_convolutionwise(Block& block, const at::Tensor& x, co
 
 at::Tensor ResNet::forward(const at::Tensor& images, const Pass& pass, const Taps& taps) {
   BITRUNG_CHECK(images.dim() == 4 && images.size(1) == 3);
-  const bool is_convolutionwise = shape().choice.shortcut_per_convolution;
+  const bool is_convolutionwise = architecture_.shortcut_per_convolution;
   at::Tensor x = first_->apply(images, pass);  // (N,16,32,32)
+  if (is_convolutionwise) {
+    x = normalize(x, first_norm_, /*relu=*/false, pass);
+  }
   for (std::vector<Block>& stage : stages_) {
     for (Block& block : stage) {
       // (N,16,32,32), (N,32,16,16), (N,64,8,8)

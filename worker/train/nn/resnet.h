@@ -5,10 +5,15 @@
 // normalisation and ReLU in front of one; the first convolution, the 1 x 1 down-sampling
 // convolutions and the linear layer have bits of their own, 32 by default. The residual sum is
 // never quantized. A block's shortcut spans both its convolutions and, where the shape changes,
-// sees the block's quantized activation; or each convolution has a shortcut of its own (Liu et al.
-// 2018, arXiv 1808.00278), which sees real values: averages of 2 x 2 pixels where the shape
-// changes. A bottleneck block is 1 x 1, 3 x 3 (with the stride) and 1 x 1, four times as wide at
-// its end.
+// sees the block's quantized activation. A bottleneck block is 1 x 1, 3 x 3 (with the stride) and
+// 1 x 1, four times as wide at its end.
+//
+// Or each convolution has a shortcut of its own, which sees real values: averages of 2 x 2 pixels
+// where the shape changes. The normalisations then stand where Liu et al. 2018 (arXiv 1808.00278,
+// figure 3) put them, behind each convolution and before the sum, so that no scale of the weights
+// can drown the shortcut; one more stands behind the first convolution:
+//
+//   sum = shortcut(x) + norm(convolution(quantize(x)))
 #pragma once
 
 #include "worker/train/nn/network.h"
@@ -24,7 +29,7 @@ class ResNet : public Network {
   at::Tensor forward(const at::Tensor& images, const Pass& pass, const Taps& taps) override;
 
  private:
-  // One normalisation and the convolution behind it.
+  // One convolution and the normalisation in front of it, or behind it where it has a shortcut.
   struct Unit {
     BatchNorm norm;
     Layer* convolution = nullptr;
@@ -32,6 +37,7 @@ class ResNet : public Network {
   struct Block {
     std::vector<Unit> units;      // Two, or three of a bottleneck.
     Layer* downsample = nullptr;  // Where the shape changes.
+    BatchNorm downsample_norm;    // Of convolutions with shortcuts.
   };
 
   Block make_block(const std::string& name, int units, bool changes_shape);
@@ -39,7 +45,9 @@ class ResNet : public Network {
   at::Tensor forward_convolutionwise(Block& block, const at::Tensor& x, const Pass& pass,
                                      const Taps& taps);
 
+  const Architecture architecture_;
   Layer* first_ = nullptr;
+  BatchNorm first_norm_;  // Of convolutions with shortcuts.
   std::vector<std::vector<Block>> stages_;
   BatchNorm bn_;
   Layer* last_ = nullptr;

@@ -74,7 +74,9 @@ class IrNetActivations : public SignActivations {
   using SignActivations::SignActivations;
 
   at::Tensor quantize(const at::Tensor& x, const Pass& pass) override {
-    return quantize_signs(x, bits(), error_decay(bits(), pass));
+    // The published Hardtanh in front of the sign: no gradient beyond 1, where at 1 bit the
+    // surrogate alone would let it pass. At more bits that has none there either.
+    return quantize_signs(bits() == 1 ? at::hardtanh(x) : x, bits(), error_decay(bits(), pass));
   }
 };
 

@@ -540,6 +540,10 @@ TEST(Errors, TeacherAndStudent_MustFit) {
        "ladder.yaml:4: a starts from big, which is a resnet56, but its model is resnet20; both "
        "must be the "
        "same network"},
+      {"experiment: e\njobs:\n  a:\n    method: react\n    init: teacher\n    ladder: {bits: [32, "
+       "1]}\n",
+       "ladder.yaml:5: a.bits=1 starts from a.bits=32, which has shortcut: block, but its own is "
+       "convolution; say shortcut: convolution for both"},
       {"experiment: e\njobs:\n  big: {model: resnet56}\n  a: {teacher: big, init: teacher}\n",
        "ladder.yaml:4: a starts from big, which is a resnet56, but its model is resnet20; both "
        "must be the "

@@ -83,6 +83,26 @@ TEST(ResNet, TensorNames_AreTheStateDictOfPyTorch) {
   EXPECT_EQ(names, expected);
 }
 
+TEST(ResNet, ShortcutPerConvolution_HasTheNormalisationsOfItsPlan) {
+  NetworkChoice choice = choice_of("resnet14");
+  choice.shortcut_per_convolution = true;
+  const auto network = make(choice);
+  const NetworkPlan plan = network_plan(network->shape().architecture(), 10);
+  EXPECT_EQ(parameter_count(*network), plan.parameter_count());
+  std::map<std::string, std::int64_t> found;
+  for (const BatchNorm* const norm : network->norms()) {
+    found[norm->name] = norm->weight.numel();
+  }
+  std::map<std::string, std::int64_t> expected;
+  for (const NormPlan& norm : plan.norms) {
+    expected[norm.name] = norm.channels;
+  }
+  EXPECT_EQ(found, expected);
+  EXPECT_EQ(found.at("bn1"), 16);
+  EXPECT_EQ(found.at("layer2.0.bn1"), 32);
+  EXPECT_EQ(found.at("layer2.0.downsample.1"), 32);
+}
+
 TEST(ResNet, InitialWeights_HaveTheirDeviationsAndComeFromTheSeed) {
   const auto network = make(choice_of("resnet20"));
   const auto same = make(choice_of("resnet20"));
@@ -172,6 +192,9 @@ class ByHand {
 
   at::Tensor resnet(const at::Tensor& images, int blocks, int units, bool convolutionwise) {
     at::Tensor x = convolve(images, "conv1", 1);
+    if (convolutionwise) {
+      x = norm(x, "bn1");
+    }
     for (int stage = 1; stage <= 3; ++stage) {
       for (int i = 0; i < blocks; ++i) {
         const std::string name = "layer" + std::to_string(stage) + "." + std::to_string(i) + ".";
@@ -180,23 +203,23 @@ class ByHand {
         at::Tensor y = x;
         at::Tensor residual = x;
         if (convolutionwise && tensors_.contains(down + ".weight")) {
-          residual = convolve(stride == 2 ? at::avg_pool2d(x, {2, 2}) : x, down, 1);
+          residual = norm(convolve(stride == 2 ? at::avg_pool2d(x, {2, 2}) : x, down, 1),
+                          name + "downsample.1");
         }
         for (int unit = 1; unit <= units; ++unit) {
           const std::string conv = name + "conv" + std::to_string(unit);
-          const at::Tensor a = input(norm(y, name + "bn" + std::to_string(unit)), conv);
+          const std::string bn = name + "bn" + std::to_string(unit);
+          const at::Tensor a = input(convolutionwise ? y : norm(y, bn), conv);
           if (!convolutionwise && unit == 1 && tensors_.contains(down + ".weight")) {
             residual = convolve(a, down, stride);
           }
           // The stride is the 3 x 3 convolution's.
           const std::int64_t own_stride = (units == 3 ? unit == 2 : unit == 1) ? stride : 1;
           y = convolve(a, conv, own_stride);
-          if (convolutionwise || unit == units) {
-            y = y + residual;
-          }
-          y = behind(y, conv);
           if (convolutionwise) {
-            residual = y;
+            y = residual = behind(norm(y, bn) + residual, conv);
+          } else {
+            y = behind(unit == units ? y + residual : y, conv);
           }
         }
         x = y;

@@ -248,7 +248,9 @@ Expected expected_activations(const std::string& method, const Values& x, std::s
     if (bits > 1 || method == "xnor") {
       return std::abs(value) <= 1.0 ? 1.0 : 0.0;
     }
-    return method == "ir-net" ? decay(value, progress) : triangle(value);
+    return method != "ir-net"      ? triangle(value)
+           : std::abs(value) < 1.0 ? decay(value, progress)
+                                   : 0.0;
   };
   for (std::size_t s = 0; s < samples; ++s) {
     const Values sample = channel(x, s, size);
