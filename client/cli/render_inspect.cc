@@ -228,6 +228,9 @@ std::string summary_text(const Json& report, const Style& style) {
         {"float", bytes("bytes_float")},
         {"packed", bytes("bytes_packed")},
         {"compression", shown(at(network, "compression"), "{:.2f} x")}});
+  if (const Json& backend = at(report, "backend"); backend.is_string()) {
+    line({{"backend", backend.get<std::string>()}});
+  }
   return out;
 }
 

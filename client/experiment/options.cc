@@ -23,6 +23,7 @@ constexpr std::array<std::string_view, 2> kScales = {"fixed", "learned"};
 constexpr std::array<std::string_view, 1> kOptimizers = {"sgd"};
 constexpr std::array<std::string_view, 3> kSchedules = {"step", "cosine", "constant"};
 constexpr std::array<std::string_view, 2> kAugmentations = {"crop", "flip"};
+constexpr std::array<std::string_view, 3> kBackends = {"auto", "fused", "eager"};
 constexpr std::array<std::string_view, 2> kDistillKinds = {"kd", "dkd"};
 constexpr std::array<std::string_view, 3> kDistillSchedules = {"constant", "linear", "cosine"};
 constexpr std::array<std::string_view, 6> kClips = {"minmax",     "average",    "sd",
@@ -135,6 +136,8 @@ std::array<OptionInfo, kOptionCount> make_table() {
      "Random changes of training images: shifted crops, mirror images."},
     {Option::kValidation, "validation", kInteger, "5000", from(0, 1'000'000), {},
      "Training images held out to choose the best epoch; 0 keeps the last epoch."},
+    {Option::kBackend, "backend", kWord, "auto", {}, kBackends,
+     "How a training computes: by fused loops on the CPU, by LibTorch's operations, or by what is faster."},
     {Option::kInit, "init", kInit, "scratch", {}, {},
      "Where the weights start: random, the teacher's, another job's, a file's."},
     {Option::kDistillKind, "distill.kind", kWord, "kd", {}, kDistillKinds,

@@ -53,6 +53,7 @@ enum class Option : std::uint8_t {
   kWarmupEpochs,
   kAugment,
   kValidation,
+  kBackend,
   kInit,
   kDistillKind,
   kDistillTemperature,

@@ -153,9 +153,9 @@ std::string train_spec(const Options& options, const BitsValue& bits, const Meth
   using enum Option;
   std::string text;
   const auto out = std::back_inserter(text);
-  fmt::format_to(out, R"({{"augment":{},"batch_size":{},"bits":{},"dataset":"{}",)",
-                 augment_json(options), options.integer(kBatchSize), bits_json(bits),
-                 options.word(kDataset));
+  fmt::format_to(out, R"({{"augment":{},"backend":"{}","batch_size":{},"bits":{},"dataset":"{}",)",
+                 augment_json(options), options.word(kBackend), options.integer(kBatchSize),
+                 bits_json(bits), options.word(kDataset));
   if (inputs.has_teacher) fmt::format_to(out, R"("distill":{},)", distill_json(options));
   fmt::format_to(out, R"("epochs":{},"init":"{}",)", options.integer(kEpochs), inputs.init);
   if (!inputs.init_artifact.empty()) {

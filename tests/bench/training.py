@@ -27,7 +27,7 @@ def spec(options, bits):
             # The first epoch is the warm-up; both rates are of the training steps with their data, not of evaluations.
             "epochs": 2, "batch_size": options.batch_size, "seed": 1,
             "optimizer": {"kind": "sgd", "learning_rate": 0.1, "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4},
-            "schedule": {"kind": "constant", "warmup_epochs": 0}, "augment": ["crop", "flip"], "validation": 0,
+            "schedule": {"kind": "constant", "warmup_epochs": 0}, "augment": ["crop", "flip"], "backend": options.backend, "validation": 0,
             "init": "scratch"}
 
 
@@ -54,6 +54,7 @@ def main():
     parser.add_argument("--bits", type=int, nargs="+", default=[32, 4, 2, 1])
     parser.add_argument("--images", type=int, default=3072)
     parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--backend", choices=["auto", "fused", "eager"], default="auto")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     print(f"resnet{options.depth}, batch {options.batch_size}, {options.threads} thread(s), medians of {options.rounds}, images/s")

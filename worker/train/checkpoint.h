@@ -33,8 +33,8 @@ void copy_tensors(const SafetensorsFile& file, const std::string& prefix,
 
 enum class LoadRule {
   kExact,        // Every tensor of the network and no other: a teacher.
-  kWeightsOnly,  // Tensors of quantizers are left alone, since a student may start from a network of
-                 // other bits or methods.
+  kWeightsOnly,  // Tensors of quantizers are left alone, since a student may start from a network
+                 // of other bits or methods.
 };
 
 // Overwrites a network's state with a checkpoint, ours or an outside one (which may hold halves or

@@ -119,7 +119,7 @@ std::optional<FinalReport> final_report(Network& network, const Dataset& dataset
   }
   report.test_accuracy = test->top1;
   report.test_loss = test->nll;
-  report.json = report_json(*test, validation, layers, parameters);
+  report.json = report_json(network.backend(), *test, validation, layers, parameters);
   return report;
 }
 

@@ -162,6 +162,7 @@ class Training {
         }
         teachers.push_back(make_network({*network, class_count(spec_.dataset)}, 0, tensors()));
         load_network(file, what, LoadRule::kExact, *teachers.back());
+        choose_backend(*teachers.back(), what);
       }
       if (&path == &job_.teachers.front()) {
         teacher_file_ = std::move(file);
@@ -172,8 +173,26 @@ class Training {
     }
   }
 
+  // Chooses what the network computes with; `what` names it in messages.
+  void choose_backend(Network& network, const std::string& what) {
+    const bool has_choice = device_.is_cpu() || spec_.backend == Backend::kFused;
+    if (spec_.backend == Backend::kEager || !has_choice) {
+      return;
+    }
+    const std::string reason = network.fuse();
+    if (reason.empty()) {
+      return;
+    }
+    if (spec_.backend == Backend::kFused && &network == student_.get()) {
+      fail_user_error("the spec's backend is \"fused\", which cannot do this training: " + reason +
+                      "; say \"auto\" or \"eager\"");
+    }
+    observer_.log(what + " is computed by LibTorch's operations, since " + reason);
+  }
+
   void make_student() {
     student_ = make_network({spec_.network, class_count(spec_.dataset)}, spec_.seed, tensors());
+    choose_backend(*student_, "the network");
     std::vector<LearnedTensor> learned = student_->parameters();
     if (distiller_) {
       distiller_->begin(*student_, spec_.seed, tensors());

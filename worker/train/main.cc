@@ -54,7 +54,7 @@ Examples
   bitrung-trainer --device cuda:0 --events-fd 3 3> events.jsonl < commands.jsonl
 
 A spec (every option written out; see worker/train/PROTOCOL.md)
-  {"augment":["crop","flip"],"batch_size":128,"bits":{"activations":4,"first":32,"gradients":32,"last":32,
+  {"augment":["crop","flip"],"backend":"auto","batch_size":128,"bits":{"activations":4,"first":32,"gradients":32,"last":32,
    "layers":[],"shortcut":32,"weights":4},"dataset":"cifar10","epochs":5,"init":"scratch","kind":"train",
    "method":{"activations":"dorefa","weights":"dorefa"},"model":"resnet8","numerics":3,"optimizer":{"kind":"sgd",
    "learning_rate":0.1,"momentum":0.9,"nesterov":false,"weight_decay":0.0001},"schedule":{"kind":"cosine",

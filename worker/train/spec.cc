@@ -24,6 +24,8 @@ constexpr std::int64_t kSyntheticImagesMax = 200'000;
 constexpr std::size_t kLayerRulesMax = 1000;
 constexpr std::size_t kTeachersMax = 16;
 
+// In the order of Backend.
+constexpr std::array<std::string_view, 3> kBackends = {"auto", "fused", "eager"};
 constexpr std::array<std::string_view, 3> kDatasets = {"cifar10", "cifar100", "synthetic"};
 
 constexpr std::array<std::string_view, 3> kKinds = {"train", "quantize", "evaluate"};
@@ -509,6 +511,9 @@ void parse_training(ObjectReader& reader, Spec& spec) {
   spec.optimizer = parse_optimizer(reader.object("optimizer"));
   spec.schedule = parse_schedule(reader.object("schedule"));
   parse_augment(reader, spec);
+  const std::string backend = reader.one_of("backend", kBackends);
+  spec.backend = static_cast<Backend>(std::find(kBackends.begin(), kBackends.end(), backend) -
+                                      kBackends.begin());
   if (reader.has("distill")) {
     spec.distill = parse_distill(reader.object("distill"));
   }
@@ -538,6 +543,7 @@ void add_training(const Spec& spec, json& document) {
     augment.push_back("flip");
   }
   document["augment"] = augment;
+  document["backend"] = kBackends[static_cast<std::size_t>(spec.backend)];
   if (spec.distill) {
     document["distill"] = distill_json(*spec.distill);
   }

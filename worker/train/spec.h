@@ -89,6 +89,9 @@ struct Schedule {
   std::int64_t warmup_epochs = 0;
 };
 
+// What a training computes with. kAuto takes the fused loops where they know the network.
+enum class Backend { kAuto, kFused, kEager };
+
 enum class DistillKind { kKd, kDkd };
 
 // How a value goes from its start to its end over a training.
@@ -146,6 +149,7 @@ struct Spec {
   Schedule schedule;
   bool augment_crop = false;
   bool augment_flip = false;
+  Backend backend = Backend::kAuto;
   std::optional<Distillation> distill;
   Init init = Init::kScratch;
   std::vector<OutsideTeacher> teachers;

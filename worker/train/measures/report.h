@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "worker/train/measures/evaluation.h"
 #include "worker/train/measures/inspection.h"
@@ -38,8 +39,9 @@ struct NetworkCost {
 // parameters: all learned values of the network.
 NetworkCost network_cost(std::span<const LayerReport> layers, std::int64_t parameters);
 
-// Numbers that are not finite become null.
-std::string report_json(const Evaluation& test, const std::optional<Evaluation>& validation,
+// backend: as Network::backend(). Numbers that are not finite become null.
+std::string report_json(std::string_view backend, const Evaluation& test,
+                        const std::optional<Evaluation>& validation,
                         std::span<const LayerReport> layers, std::int64_t parameters);
 
 }  // namespace bitrung::train

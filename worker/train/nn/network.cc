@@ -175,6 +175,10 @@ at::Tensor Network::quantize_input(const at::Tensor& x, Layer& layer, const Pass
   return quantized;
 }
 
+std::string Network::fuse() {
+  return shape_.choice.model + " is no residual network";
+}
+
 std::unique_ptr<Network> make_network(const NetworkShape& shape, std::uint64_t seed,
                                       const at::TensorOptions& options) {
   if (shape.architecture().family == Family::kPlane) {

@@ -56,6 +56,12 @@ class Network {
     return forward(images, pass, Taps{});
   }
 
+  // Lets the forward passes that can go through the fused backend (fused/residual.h). Returns why
+  // none can, or nothing.
+  virtual std::string fuse();
+  // What forward passes go through: "eager", or "fused avx512-vnni".
+  virtual std::string backend() const { return "eager"; }
+
   const NetworkShape& shape() const { return shape_; }
   // In the order of state_dict. The tensors are the network's own: writing to them changes it.
   const std::vector<LearnedTensor>& parameters() const { return parameters_; }

@@ -104,8 +104,7 @@ at::Tensor ResNet::forward_convolutionwise(Block& block, const at::Tensor& x, co
   return y;
 }
 
-at::Tensor ResNet::forward(const at::Tensor& images, const Pass& pass, const Taps& taps) {
-  BITRUNG_CHECK(images.dim() == 4 && images.size(1) == 3);
+at::Tensor ResNet::features(const at::Tensor& images, const Pass& pass, const Taps& taps) {
   const bool is_convolutionwise = architecture_.shortcut_per_convolution;
   at::Tensor x = first_->apply(images, pass);  // (N,16,32,32)
   if (is_convolutionwise) {
@@ -121,8 +120,44 @@ at::Tensor ResNet::forward(const at::Tensor& images, const Pass& pass, const Tap
       taps.stages->push_back(x);
     }
   }
-  x = normalize(x, bn_, /*relu=*/true, pass).mean({2, 3});  // (N,64); 8 x 8 average pooling
+  return normalize(x, bn_, /*relu=*/true, pass).mean({2, 3});  // (N,64); 8 x 8 average pooling
+}
+
+at::Tensor ResNet::forward(const at::Tensor& images, const Pass& pass, const Taps& taps) {
+  BITRUNG_CHECK(images.dim() == 4 && images.size(1) == 3);
+  const bool is_fused = fused_ != nullptr && taps.stages == nullptr && taps.probe == nullptr &&
+                        fused_->can_do(images, pass);
+  const at::Tensor x = is_fused ? fused_->features(images, pass) : features(images, pass, taps);
   return last_->apply(quantize_input(x, *last_, pass, taps), pass);  // (N,classes)
+}
+
+std::string ResNet::fuse() {
+  if (architecture_.bottleneck) {
+    return "blocks are bottlenecks";
+  }
+  if (architecture_.shortcut_per_convolution) {
+    return "each convolution has a shortcut of its own";
+  }
+  fused::ResidualSites sites;
+  sites.first = first_;
+  for (std::vector<Block>& stage : stages_) {
+    for (Block& block : stage) {
+      Unit& one = block.units[0];
+      Unit& two = block.units[1];
+      sites.blocks.push_back(
+          {{&one.norm, one.convolution}, {&two.norm, two.convolution}, block.downsample});
+    }
+  }
+  sites.last_norm = &bn_;
+  std::string reason = fused::why_not(sites);
+  if (reason.empty()) {
+    fused_ = std::make_unique<fused::Residual>(sites, fused::kernels());
+  }
+  return reason;
+}
+
+std::string ResNet::backend() const {
+  return fused_ == nullptr ? Network::backend() : std::string("fused ") + fused_->kernels().name;
 }
 
 }  // namespace bitrung::train

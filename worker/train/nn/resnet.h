@@ -16,6 +16,7 @@
 //   sum = shortcut(x) + norm(convolution(quantize(x)))
 #pragma once
 
+#include "worker/train/fused/residual.h"
 #include "worker/train/nn/network.h"
 
 namespace bitrung::train {
@@ -27,6 +28,9 @@ class ResNet : public Network {
   // The stages of `taps` are the outputs of layer1, layer2 and layer3.
   using Network::forward;
   at::Tensor forward(const at::Tensor& images, const Pass& pass, const Taps& taps) override;
+
+  std::string fuse() override;
+  std::string backend() const override;
 
  private:
   // One convolution and the normalisation in front of it, or behind it where it has a shortcut.
@@ -41,6 +45,8 @@ class ResNet : public Network {
   };
 
   Block make_block(const std::string& name, int units, bool changes_shape);
+  // The means over the pixels behind the last normalisation and ReLU: (N,C).
+  at::Tensor features(const at::Tensor& images, const Pass& pass, const Taps& taps);
   at::Tensor forward_block(Block& block, const at::Tensor& x, const Pass& pass, const Taps& taps);
   at::Tensor forward_convolutionwise(Block& block, const at::Tensor& x, const Pass& pass,
                                      const Taps& taps);
@@ -51,6 +57,7 @@ class ResNet : public Network {
   std::vector<std::vector<Block>> stages_;
   BatchNorm bn_;
   Layer* last_ = nullptr;
+  std::unique_ptr<fused::Residual> fused_;
 };
 
 }  // namespace bitrung::train

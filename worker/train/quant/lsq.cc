@@ -30,6 +30,11 @@ class LsqActivations : public ActivationQuantizer {
 
   std::optional<Grid> grid() override { return grid_of(rule(1.0)); }
 
+  bool has_uniform_rule() const override { return true; }
+  std::optional<UniformRule> uniform_rule(double features) const override {
+    return step_.is_ready() ? std::optional(rule(features)) : std::nullopt;
+  }
+
   std::vector<LearnedTensor> parameters() const override { return step_.parameters(); }
   std::vector<NamedTensor> buffers() const override { return step_.buffers(); }
 

@@ -23,6 +23,9 @@ class PactActivations : public ActivationQuantizer {
 
   std::optional<Grid> grid() override { return grid_of(rule()); }
 
+  bool has_uniform_rule() const override { return true; }
+  std::optional<UniformRule> uniform_rule(double) const override { return rule(); }
+
   std::vector<LearnedTensor> parameters() const override {
     return {{"clip", clip_, 1.0, clip_decay_}};
   }

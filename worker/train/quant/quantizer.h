@@ -54,6 +54,8 @@ struct LearnedTensor {
   std::optional<double> weight_decay;  // Its own; otherwise the optimizer's.
 };
 
+struct UniformRule;
+
 // Learned and tracked tensors (ranges, whether a first batch was seen) of a quantizer, by local
 // name; both go into checkpoints under the name of the layer. A method without any overrides
 // nothing.
@@ -82,6 +84,8 @@ class WeightQuantizer : public QuantizerState {
   virtual std::optional<Grid> grid(const at::Tensor& w) = 0;
   // y: output of the convolution, (N,C,H,W). For methods that scale it.
   virtual at::Tensor scale_output(const at::Tensor& y) { return y; }
+  // Whether scale_output() changes anything.
+  virtual bool scales_output() const { return false; }
 };
 
 class ActivationQuantizer : public QuantizerState {
@@ -99,6 +103,11 @@ class ActivationQuantizer : public QuantizerState {
   virtual void set_range(double low, double high);
   // Set if quantize() is exactly this, so that a faster kernel may take its place.
   virtual std::optional<UnitGrid> unit_grid() const { return std::nullopt; }
+  // The same for quantize_uniform() (uniform.h): whether quantize() is that, for rectified inputs,
+  // and the rule of the next call for samples of `features` values. There is none before a first
+  // batch has set the range.
+  virtual bool has_uniform_rule() const { return false; }
+  virtual std::optional<UniformRule> uniform_rule(double features) const;
   // y: sum of the layer's output and its shortcut, (N,out_channels,H,W). For methods with an
   // activation function of their own there.
   virtual at::Tensor after_sum(const at::Tensor& y) { return y; }

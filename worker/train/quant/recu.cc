@@ -88,6 +88,8 @@ class RecuWeights : public WeightQuantizer {
     return sign_grid(clamp_weights(w, bits_, tau_).scale, bits_);
   }
 
+  bool scales_output() const override { return true; }
+
   at::Tensor scale_output(const at::Tensor& y) override {
     return y * (y.dim() == 4 ? output_scale_.view({1, -1, 1, 1}) : output_scale_);
   }

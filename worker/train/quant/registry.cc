@@ -16,6 +16,7 @@
 #include "worker/train/quant/react.h"
 #include "worker/train/quant/recu.h"
 #include "worker/train/quant/sawb.h"
+#include "worker/train/quant/uniform.h"
 #include "worker/train/quant/wrpn.h"
 #include "worker/train/quant/xnor.h"
 
@@ -85,6 +86,10 @@ std::unique_ptr<ActivationQuantizer> make_activation_quantizer(std::string_view 
   const MethodEntry& entry = find_entry(method, Part::kActivations, site);
   return site.bits == kFullPrecisionBits ? std::make_unique<RealActivations>()
                                          : entry.make_activations(site);
+}
+
+std::optional<UniformRule> ActivationQuantizer::uniform_rule(double) const {
+  return std::nullopt;
 }
 
 void ActivationQuantizer::set_range(double, double) {

@@ -66,8 +66,8 @@ TEST(Errors, UnknownOptions_SuggestTheNearest) {
       {defaults("qqqq: 1"),
        R"(ladder.yaml:3: unknown option "qqqq" in defaults; allowed: model, shortcut, dataset, )"
        R"(synthetic, train_images, method, bits, epochs, batch_size, seed, optimizer, schedule, )"
-       R"(augment, validation, init, distill, teacher, quantize, evaluate, calibration, retries, )"
-       R"(timeout, priority, resources)"},
+       R"(augment, validation, backend, init, distill, teacher, quantize, evaluate, calibration, )"
+       R"(retries, timeout, priority, resources)"},
   });
 }
 

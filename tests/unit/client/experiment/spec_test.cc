@@ -10,7 +10,7 @@ namespace {
 TEST(Spec, Defaults_AreAllWrittenOut) {
   EXPECT_EQ(
       graph_of("experiment: e\njobs: {a: }\n").jobs.at(0).spec_json,
-      R"({"augment":["crop","flip"],"batch_size":128,)"
+      R"({"augment":["crop","flip"],"backend":"auto","batch_size":128,)"
       R"("bits":{"activations":32,"first":32,"gradients":32,"last":32,"layers":[],"shortcut":32,)"
       R"("weights":32},"dataset":"cifar10","epochs":160,"init":"scratch","kind":"train",)"
       R"("method":{"activations":"dorefa","weights":"dorefa"},"model":"resnet20","numerics":3,)"
@@ -30,7 +30,7 @@ jobs:
 
   EXPECT_EQ(
       graph.jobs.at(1).spec_json,
-      R"({"augment":["flip"],"batch_size":128,)"
+      R"({"augment":["flip"],"backend":"auto","batch_size":128,)"
       R"("bits":{"activations":32,"first":32,"gradients":32,"last":32,"layers":[],"shortcut":32,)"
       R"("weights":1},"dataset":"synthetic",)"
       R"("distill":{"attention":0.0,"hint":0.0,"kind":"kd","schedule":"constant","self_study":0.0,)"

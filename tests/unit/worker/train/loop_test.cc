@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <map>
+#include <nlohmann/json.hpp>
 
 #include "tests/unit/worker/train/test_files.h"
 #include "worker/train/failure.h"
@@ -354,20 +355,50 @@ TEST_F(Loop, ResumeOfEveryMethod_IsBitIdentical) {
     if (name == "dorefa-paper") {
       whole.spec.network.bits.gradients = 6;
     }
-    const Outcome expected = run(whole);
-    ASSERT_EQ(expected.ending, Ending::kSucceeded) << name;
-    for (const int stop_at : {2, 4, 6}) {  // In the first epoch, after it, in the second.
-      Job first = job(name + std::to_string(stop_at));
-      first.spec = whole.spec;
-      Recorder stopping;
-      stopping.stop_at = stop_at;
-      first.resume = run(first, stopping).path;
-      Recorder resumed;
-      EXPECT_EQ(read_bytes(run(first, resumed).path), read_bytes(expected.path))
-          << name << ", stopped at " << stop_at;
-      EXPECT_THAT(resumed.logs, IsEmpty()) << name;
+    for (const Backend backend : {Backend::kAuto, Backend::kEager}) {
+      whole.spec.backend = backend;
+      const Outcome expected = run(whole);
+      ASSERT_EQ(expected.ending, Ending::kSucceeded) << name;
+      for (const int stop_at : {2, 4, 6}) {  // In the first epoch, after it, in the second.
+        Job first = job(name + std::to_string(stop_at));
+        first.spec = whole.spec;
+        Recorder stopping;
+        stopping.stop_at = stop_at;
+        first.resume = run(first, stopping).path;
+        Recorder resumed;
+        EXPECT_EQ(read_bytes(run(first, resumed).path), read_bytes(expected.path))
+            << name << ", stopped at " << stop_at;
+        EXPECT_THAT(resumed.logs, testing::Not(testing::Contains(HasSubstr("resume")))) << name;
+      }
+      if (expected.report.find("fused") == std::string::npos) {
+        break;  // The other backend would be the same.
+      }
     }
   }
+}
+
+TEST_F(Loop, Backend_IsChosenAndReported) {
+  const auto backend_of = [](const Outcome& outcome) {
+    return nlohmann::json::parse(outcome.report).at("backend").get<std::string>();
+  };
+  Job usual = job("usual");
+  Recorder quiet;
+  EXPECT_THAT(backend_of(run(usual, quiet)), testing::StartsWith("fused "));
+  EXPECT_THAT(quiet.logs, IsEmpty());
+  Job eager = job("eager");
+  eager.spec.backend = Backend::kEager;
+  EXPECT_EQ(backend_of(run(eager)), "eager");
+  Job other = job("other");
+  other.spec.network.bits = bits_of(4);
+  other.spec.network.method.weights = other.spec.network.method.activations = "apot";
+  Recorder recorder;
+  EXPECT_EQ(backend_of(run(other, recorder)), "eager");
+  EXPECT_THAT(recorder.logs,
+              testing::ElementsAre("the network is computed by LibTorch's operations, since "
+                                   "activations are quantized by apot"));
+  other.spec.backend = Backend::kFused;
+  EXPECT_THAT(failure_of(other).what(),
+              HasSubstr("cannot do this training: activations are quantized by apot"));
 }
 
 TEST_F(Loop, TeacherLogitsOfImagesThatStayTheSame_AreComputedOnceAndResumeBitIdentically) {

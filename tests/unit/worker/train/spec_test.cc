@@ -11,7 +11,7 @@ namespace {
 using ::testing::HasSubstr;
 
 constexpr std::string_view kFullSpec =
-    R"({"augment":["crop","flip"],"batch_size":128,)"
+    R"({"augment":["crop","flip"],"backend":"auto","batch_size":128,)"
     R"("bits":{"activations":2,"first":8,"gradients":6,"last":8,"layers":[["layer3.*",1,2],["fc",4,4]],)"
     R"("shortcut":32,"weights":1},"dataset":"synthetic",)"
     R"("distill":{"alpha":1.0,"attention":0.5,"beta":8.0,"hint":0.0,"kind":"dkd","schedule":"linear",)"

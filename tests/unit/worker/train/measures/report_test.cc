@@ -75,7 +75,7 @@ using Keys = std::vector<std::string>;
 TEST(Report, Json_HasTheAgreedKeys) {
   std::vector<LayerReport> layers = layers_of("resnet8", 10, 2, 0);
   layers.back().activations.reset();
-  const Json report = Json::parse(report_json(evaluation_of(10), std::nullopt, layers, 77850));
+  const Json report = Json::parse(report_json("eager", evaluation_of(10), std::nullopt, layers, 77850));
   EXPECT_EQ(keys_of(report), (Keys{"evaluation", "layers", "network", "validation"}));
   EXPECT_TRUE(report["validation"].is_null());
   EXPECT_EQ(keys_of(report["evaluation"]),
@@ -116,7 +116,7 @@ TEST(Report, NumbersThatAreNotFinite_BecomeNull) {
   test.per_class[3] = std::nan("");
   std::vector<LayerReport> layers = layers_of("resnet8", 10, 2, 0);
   layers[1].weights.max = std::numeric_limits<double>::infinity();
-  const Json report = Json::parse(report_json(test, test, layers, 77850));
+  const Json report = Json::parse(report_json("eager", test, test, layers, 77850));
   EXPECT_TRUE(report["evaluation"]["nll"].is_null());
   EXPECT_TRUE(report["validation"]["per_class"][3].is_null());
   EXPECT_TRUE(report["layers"][1]["weights"]["max"].is_null());

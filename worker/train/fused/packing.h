@@ -1,0 +1,34 @@
+// Weights of a convolution in the orders that the kernels read. No LibTorch.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "worker/train/fused/kernels.h"
+
+namespace bitrung::train::fused {
+
+struct PackedWeights {
+  std::vector<float> forward;   // As Kernels::convolve wants them.
+  std::vector<float> backward;  // As Kernels::input_gradients does; empty for images.
+  // As Kernels::convolve_codes does, with the value of a code for each output channel; empty unless
+  // all weights of a channel are integers of -127 to 127 times one number.
+  std::vector<std::int8_t> codes;
+  std::vector<float> code_values;
+};
+
+// w: (out,in,k,k) of `shape`.
+void pack(const float* w, const Convolution& shape, const Kernels& kernels, PackedWeights& packed);
+
+// Fills packed.codes. scales: of the levels, one or one for each output channel: weights are
+// integers or halves of integers times it. Returns whether they are and the codes fit.
+bool pack_codes(const float* w, const Convolution& shape, const Kernels& kernels,
+                std::span<const float> scales, PackedWeights& packed);
+
+// dw = the sum of `parts` gradients that lie one behind the other as Kernels::weight_gradients
+// leaves them; dw: (out,in,k,k).
+void unpack_gradients(const float* gradients, std::int64_t parts, const Convolution& shape,
+                      float* dw);
+
+}  // namespace bitrung::train::fused
