@@ -12,7 +12,7 @@ build=(g++ cmake ninja-build ccache mold pkg-config
        libspdlog-dev libfmt-dev libcli11-dev libyaml-cpp-dev nlohmann-json3-dev)
 run=(libopenblas0-pthread ca-certificates)
 test=(libgtest-dev libgmock-dev python3 python3-numpy sqlite3 git)
-bench=(python3-torch python3-pil)
+bench=(python3-torch python3-pil libtcmalloc-minimal4)
 develop=(clang clang-format clang-tidy libclang-rt-14-dev)
 
 wanted=("${build[@]}" "${run[@]}" "${test[@]}")

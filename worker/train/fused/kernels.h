@@ -67,6 +67,9 @@ struct Kernels {
   // is wanted and the table says so, else 1.
   int blocks_together;
 
+  // Whether z = scale x + offset is rounded once.
+  bool rounds_once;
+
   // out (+= or, without `residual`, =) in * w. in: padded; residual, out: blocked; residual may be
   // out. w: [out_blocks / together][in_blocks][taps][16][16 together], or [..][1][9][3][16
   // together] for images.
@@ -94,9 +97,10 @@ struct Kernels {
   void (*activate)(const float* x, int side, int blocks, const NormForward& norm,
                    const Activation& rule, float* padded, std::uint8_t* codes);
 
-  // Adds sum(x - shift) and sum((x - shift)^2): [channels] and [channels].
+  // Adds sum(x - shift) and sum((x - shift)^2): [channels] and [channels]. Writes the least and the
+  // largest x of each channel if `lows` and `highs` are not null.
   void (*add_moments)(const float* x, int side, int blocks, const float* shift, double* sums,
-                      double* squares);
+                      double* squares, float* lows, float* highs);
 
   // g = dy where the gradient passes, else 0; adds sum(g) and sum(g (x - mean)). dy may be g.
   void (*pass_gradients)(const float* x, const float* dy, int side, int blocks,

@@ -48,6 +48,12 @@ BITRUNG_INLINE Floats rounded(Floats value) {
   return (value + shift) - shift;
 }
 
+#if defined(__FMA__) || defined(__aarch64__)
+constexpr bool kRoundsOnce = true;
+#else
+constexpr bool kRoundsOnce = false;
+#endif
+
 // ---- convolutions
 
 // Where a convolution finds its inputs: positions of the taps, and which weights belong to them.
@@ -520,8 +526,29 @@ BITRUNG_INLINE void add_to(double* sums, Floats values) {
   }
 }
 
+void write_extremes(const float* x, int side, int blocks, float* lows, float* highs) {
+  const int pixels = side * side;
+  for (int block = 0; block < blocks; ++block) {
+    for (int v = 0; v < kVectors; ++v) {
+      const float* from = x + static_cast<long>(block) * pixels * kBlock + v * kLanes;
+      Floats low = load(from);
+      Floats high = low;
+      for (int p = 0; p < pixels; ++p, from += kBlock) {
+        const Floats value = load(from);
+        low = value < low ? value : low;
+        high = value > high ? value : high;
+      }
+      store(lows + block * kBlock + v * kLanes, low);
+      store(highs + block * kBlock + v * kLanes, high);
+    }
+  }
+}
+
 void add_moments(const float* x, int side, int blocks, const float* shift, double* sums,
-                 double* squares) {
+                 double* squares, float* lows, float* highs) {
+  if (lows != nullptr) {
+    write_extremes(x, side, blocks, lows, highs);
+  }
   const int pixels = side * side;
   for (int block = 0; block < blocks; ++block) {
     for (int first = 0; first < pixels; first += kPixelsPerSum) {
@@ -666,16 +693,28 @@ void pool(const float* x, int side, int blocks, const NormForward& norm, float* 
   }
 }
 
+#if defined(__AVX512VNNI__)
+constexpr auto kConvolveCodes = convolve_codes;
+#else
+constexpr decltype(Kernels::convolve_codes) kConvolveCodes = nullptr;
+#endif
+
 }  // namespace
 
 extern const Kernels BITRUNG_TABLE;
-const Kernels BITRUNG_TABLE = {BITRUNG_TABLE_NAME, kTogether,        convolve,
-#if defined(__AVX512VNNI__)
-                               convolve_codes,
-#else
-                               nullptr,
-#endif
-                               input_gradients,    weight_gradients, activate, add_moments,
-                               pass_gradients,     norm_gradients,   pool};
+const Kernels BITRUNG_TABLE = {
+    .name = BITRUNG_TABLE_NAME,
+    .blocks_together = kTogether,
+    .rounds_once = kRoundsOnce,
+    .convolve = convolve,
+    .convolve_codes = kConvolveCodes,
+    .input_gradients = input_gradients,
+    .weight_gradients = weight_gradients,
+    .activate = activate,
+    .add_moments = add_moments,
+    .pass_gradients = pass_gradients,
+    .norm_gradients = norm_gradients,
+    .pool = pool,
+};
 
 }  // namespace bitrung::train::fused

@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <optional>
 #include <span>
@@ -71,6 +72,12 @@ struct NormState {
     return image_sums.data() + static_cast<std::size_t>(2 * n * channels);
   }
   double* second_sums(std::int64_t n) { return sums(n) + channels; }
+  // The least and, after them, the largest values of image n; null if nobody wants to know.
+  float* extremes(std::int64_t n) {
+    return image_extremes.empty()
+               ? nullptr
+               : image_extremes.data() + static_cast<std::size_t>(2 * n * channels);
+  }
 
   // Both sums of channel c over all images.
   std::pair<double, double> total(std::int64_t images, std::size_t c) const {
@@ -86,6 +93,8 @@ struct NormState {
   void read_rule();
   void begin(std::int64_t images);
   void take_moments(std::int64_t images);
+  // Tells the quantizer what its inputs are, once the moments are known.
+  void observe(std::int64_t images, const Kernels& kernels);
   void take_running_moments();
   void set_moments(std::size_t c, double center, double variance);
   void take_gradients(std::int64_t images);
@@ -102,6 +111,7 @@ struct NormState {
   std::vector<double> inverse;  // 1 / sqrt(variance + epsilon)
   std::vector<double> image_sums;
   std::vector<LearnedSums> image_learned;
+  std::vector<float> image_extremes;  // As the sums; only where the quantizer follows them.
   at::Tensor weight_gradient;
   at::Tensor bias_gradient;
   LearnedSums learned_sums;
@@ -112,6 +122,8 @@ struct ConvolutionState {
 
   // w: the layer's quantized weights.
   void pack(const at::Tensor& w, const Kernels& kernels);
+  // After the rule of its input.
+  void scale_codes();
 
   std::size_t weight_count() const { return static_cast<std::size_t>(layer->weight.numel()); }
   float* part(std::int64_t index) {
@@ -149,9 +161,9 @@ Activation activation_of(const UniformRule& rule) {
   result.factor = rule.factor.item<float>();
   result.step = rule.step.item<float>();
   result.code_high = rule.code_high.item<float>();
-  const double last = rule.code_high.item<double>() * rule.step.item<double>();
-  result.high = static_cast<float>(
-      rule.mask == GradientMask::kOpenCode ? last : std::min(rule.high.item<double>(), last));
+  result.high = static_cast<float>(rule.mask == GradientMask::kOpenCode
+                                       ? rule.code_high.item<double>() * rule.step.item<double>()
+                                       : rule.high.item<double>());
   result.is_closed = rule.mask == GradientMask::kClosed;
   result.is_learned = !rule.learned.empty();
   return result;
@@ -201,6 +213,8 @@ void NormState::read_rule() {
 
 void NormState::begin(std::int64_t images) {
   image_sums.assign(static_cast<std::size_t>(2 * images * channels), 0.0);
+  const bool follows = quantizer != nullptr && quantizer->follows_range();
+  image_extremes.assign(follows ? image_sums.size() : 0, 0.0F);
   const float* const running = floats_of(norm->running_mean);
   shift.assign(running, running + channels);
 }
@@ -228,6 +242,28 @@ void NormState::take_moments(std::int64_t images) {
     set_moments(c, center, variance);
   }
   norm->num_batches_tracked.add_(1);
+}
+
+void NormState::observe(std::int64_t images, const Kernels& kernels) {
+  if (image_extremes.empty()) {
+    return;
+  }
+  float low = std::numeric_limits<float>::infinity();
+  float high = 0.0F;
+  for (std::int64_t n = 0; n < images; ++n) {
+    for (int c = 0; c < 2 * channels; ++c) {
+      const auto channel = static_cast<std::size_t>(c % channels);
+      const float x = extremes(n)[c];
+      // As the loops compute it, so that the largest value lies on the edge and not beyond.
+      const float unrectified = kernels.rounds_once ? std::fma(x, scale[channel], offset[channel])
+                                                    : x * scale[channel] + offset[channel];
+      const float z = std::max(unrectified, 0.0F);
+      low = std::min(low, z);
+      high = std::max(high, z);
+    }
+  }
+  quantizer->observe(static_cast<double>(low), static_cast<double>(high));
+  read_rule();
 }
 
 void NormState::take_running_moments() {
@@ -291,10 +327,14 @@ void ConvolutionState::pack(const at::Tensor& w, const Kernels& kernels) {
   const at::Tensor scale = grid->scale.detach().to(at::kFloat).flatten().contiguous();
   if (pack_codes(floats_of(values), shape, kernels,
                  {floats_of(scale), static_cast<std::size_t>(scale.numel())}, packed)) {
-    output_scales = packed.code_values;
-    for (float& value : output_scales) {
-      value *= input->rule.step;
-    }
+    scale_codes();
+  }
+}
+
+void ConvolutionState::scale_codes() {
+  output_scales = packed.code_values;
+  for (float& value : output_scales) {
+    value *= input->rule.step;
   }
 }
 
@@ -505,8 +545,19 @@ class ResidualStep {
   }
 
   void add_moments(const float* x, NormState& norm, std::int64_t n) const {
+    float* const lows = norm.extremes(n);
     kernels_.add_moments(x, norm.side, norm.blocks(), norm.shift.data(), norm.sums(n),
-                         norm.second_sums(n));
+                         norm.second_sums(n), lows,
+                         lows == nullptr ? nullptr : lows + norm.channels);
+  }
+
+  // Once all images of a batch have added theirs, and before `convolution` takes its input.
+  void take_moments(NormState& norm, ConvolutionState& convolution, std::int64_t images) const {
+    norm.take_moments(images);
+    norm.observe(images, kernels_);
+    if (!convolution.packed.codes.empty()) {
+      convolution.scale_codes();
+    }
   }
 
   void pass_gradients(const float* x, const float* dy, NormState& norm, std::int64_t n,
@@ -546,8 +597,8 @@ class ResidualStep {
 class FeaturesFunction : public Function<FeaturesFunction> {
  public:
   // step outlives the graph.
-  static at::Tensor forward(AutogradContext* context, at::TensorList,
-                            const at::Tensor& images, ResidualStep* step) {
+  static at::Tensor forward(AutogradContext* context, at::TensorList, const at::Tensor& images,
+                            ResidualStep* step) {
     at::Tensor features = step->train(images);
     context->saved_data["step"] = reinterpret_cast<std::int64_t>(step);
     context->saved_data["generation"] = step->generation();
@@ -568,7 +619,8 @@ class FeaturesFunction : public Function<FeaturesFunction> {
 
 at::Tensor ResidualStep::features(const at::Tensor& images, const Pass& pass) {
   const variable_list all = inputs(pass);
-  return pass.training ? FeaturesFunction::apply(at::TensorList(all), images, this) : evaluate(images);
+  return pass.training ? FeaturesFunction::apply(at::TensorList(all), images, this)
+                       : evaluate(images);
 }
 
 variable_list ResidualStep::inputs(const Pass& pass) {
@@ -627,14 +679,14 @@ at::Tensor ResidualStep::train(const at::Tensor& images) {
     const at::Tensor& middle = raw_[2 * b + 1];
     const at::Tensor& out = raw_[2 * b + 2];
     const ConvolutionState* const down = block.down ? &*block.down : nullptr;
-    block.norm_one.take_moments(count);
+    take_moments(block.norm_one, block.one, count);
     for_images(count, [&](std::int64_t n, std::int64_t, Scratch& scratch) {
       float* const sum = plane(middle, n, block.norm_two.size());
       convolve(plane(in, n, block.norm_one.size()), block.norm_one, block.one, down,
                plane(out, n, next.size()), nullptr, sum, scratch);
       add_moments(sum, block.norm_two, n);
     });
-    block.norm_two.take_moments(count);
+    take_moments(block.norm_two, block.two, count);
     for_images(count, [&](std::int64_t n, std::int64_t, Scratch& scratch) {
       float* const sum = plane(out, n, next.size());
       convolve(plane(middle, n, block.norm_two.size()), block.norm_two, block.two, nullptr, nullptr,

@@ -81,6 +81,13 @@ class LinearActivations : public ActivationQuantizer {
 
   std::optional<Grid> grid() override { return grid_of(rule()); }
 
+  bool has_uniform_rule() const override { return true; }
+  std::optional<UniformRule> uniform_rule(double) const override {
+    return range_.is_set() ? std::optional(rule()) : std::nullopt;
+  }
+  bool follows_range() const override { return true; }
+  void observe(double low, double high) override { range_.update(low, high); }
+
   void set_range(double low, double high) override { range_.set(low, high); }
 
   std::vector<NamedTensor> buffers() const override { return range_.buffers(); }

@@ -108,6 +108,10 @@ class ActivationQuantizer : public QuantizerState {
   // batch has set the range.
   virtual bool has_uniform_rule() const { return false; }
   virtual std::optional<UniformRule> uniform_rule(double features) const;
+  // Whether the rule of a training pass follows from the least and the largest value of its input,
+  // and what tells it these in place of quantize().
+  virtual bool follows_range() const { return false; }
+  virtual void observe(double low, double high);
   // y: sum of the layer's output and its shortcut, (N,out_channels,H,W). For methods with an
   // activation function of their own there.
   virtual at::Tensor after_sum(const at::Tensor& y) { return y; }

@@ -92,6 +92,10 @@ std::optional<UniformRule> ActivationQuantizer::uniform_rule(double) const {
   return std::nullopt;
 }
 
+void ActivationQuantizer::observe(double, double) {
+  BITRUNG_CHECK(!"a quantizer that follows no range");
+}
+
 void ActivationQuantizer::set_range(double, double) {
   fail_user_error("a method without a range cannot be calibrated; take linear");
 }

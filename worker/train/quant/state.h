@@ -47,6 +47,7 @@ class TrackedRange {
 
   bool is_set() const { return batches_.value() > 0; }
   void update(const at::Tensor& x);
+  void update(double low, double high) { update(at::tensor({low, high}, range_.options())); }
   // As if it were the range of a first batch.
   void set(double low, double high);
   at::Tensor low() const { return range_[0].to(at::kDouble); }   // ()

@@ -266,10 +266,15 @@ TEST_P(KernelsTest, WhatLiesBetweenConvolutions_EqualsTheFormulasInDouble) {
 
   std::vector<double> sums(kChannels, 0.0);
   std::vector<double> squares(kChannels, 0.0);
+  std::vector<float> lows(kChannels);
+  std::vector<float> highs(kChannels);
   kernels.add_moments(x_blocked.data(), kSide, kChannels / kBlock, mean.data_ptr<float>(),
-                      sums.data(), squares.data());
+                      sums.data(), squares.data(), lows.data(), highs.data());
   EXPECT_LT(difference(at::tensor(sums), (x - wide(mean)).sum({1, 2})), 1e-6);
   EXPECT_LT(difference(at::tensor(squares), (x - wide(mean)).square().sum({1, 2})), 1e-6);
+
+  EXPECT_TRUE(at::equal(at::tensor(lows).to(at::kDouble), x.amin({1, 2})));
+  EXPECT_TRUE(at::equal(at::tensor(highs).to(at::kDouble), x.amax({1, 2})));
 
   const at::Tensor slope = of_channels(7);
   const at::Tensor constant = of_channels(8);
@@ -410,8 +415,9 @@ Outcome outcome(Parts& parts, at::ScalarType type, double phase, const Forward& 
   const at::Tensor images =
       numbers({3, 3, 32, 32}, phase).to(type).contiguous(at::MemoryFormat::ChannelsLast);
   {
+    // Other images, lest a range ends at the very largest value, where the last digit decides.
     const at::NoGradGuard no_grad;
-    parts.features(images, kTraining);
+    parts.features(images.flip({2}) * 1.2, kTraining);
   }
   Outcome result;
   const at::Tensor features = forward(images, kTraining);
@@ -443,7 +449,7 @@ TEST(Residual, BlocksAndAllGradients_EqualLibTorchInDouble) {
   };
   for (const Setting& setting :
        {Setting{"dorefa", {1, 2, 4, 8, 32}}, Setting{"dorefa-paper", {2}}, Setting{"pact", {1, 4}},
-        Setting{"lsq", {2, 8}}, Setting{"wrpn", {2}}}) {
+        Setting{"lsq", {2, 8}}, Setting{"linear", {2, 3}}, Setting{"wrpn", {2}}}) {
     for (const int bits : setting.bits) {
       // A value at the edge of a level may fall on the other side in double, and then all that
       // follows differs a little, and sums that nearly vanish differ much. That the loops are exact
