@@ -299,6 +299,42 @@ absl::StatusOr<ArtifactStore::Stored> ArtifactStore::put_file(const std::filesys
   return stored;
 }
 
+absl::StatusOr<ArtifactStore::Taken> ArtifactStore::take_over(const std::filesystem::path& file,
+                                                              const Digest& sha256) {
+  const auto other_digest = [&](const Digest& found) {
+    return absl::DataLossError(fmt::format("{} has the digest {} and not {}; its bytes are damaged",
+                                           file.string(), found.hex(), sha256.hex()));
+  };
+  const std::filesystem::path temporary =
+      directory_ / kPartialFolder / fmt::format("{}{}", kCopyPrefix, random_hex(16));
+  if (::link(file.c_str(), temporary.c_str()) != 0) {
+    if (errno == ENOENT) return errno_status("open", file, errno);
+    // Another file system, another owner, too many links: all are reasons for a copy.
+    BITRUNG_ASSIGN_OR_RETURN(const Stored stored, put_file(file));
+    if (stored.sha256 == sha256) return Taken{.size_bytes = stored.size_bytes, .linked = false};
+    ::unlink(path(stored.sha256).c_str());
+    return other_digest(stored.sha256);
+  }
+  const auto take = [&]() -> absl::StatusOr<Taken> {
+    const FileDescriptor fd(::open(temporary.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+    if (!fd.valid()) return errno_status("open", file, errno);
+    struct stat info {};
+    if (::fstat(fd.get(), &info) != 0) return errno_status("stat", file, errno);
+    if (!S_ISREG(info.st_mode)) {
+      return absl::DataLossError(fmt::format("{} is not a regular file", file.string()));
+    }
+    Sha256 hash;
+    BITRUNG_ASSIGN_OR_RETURN(const std::uint64_t size, hash_file(fd.get(), file, hash));
+    const Digest found = hash.finish();
+    if (found != sha256) return other_digest(found);
+    BITRUNG_RETURN_IF_ERROR(publish(directory_, temporary, fd.get(), sha256));
+    return Taken{.size_bytes = size, .linked = true};
+  };
+  auto taken = take();
+  if (!taken.ok()) ::unlink(temporary.c_str());
+  return taken;
+}
+
 absl::StatusOr<FileDescriptor> ArtifactStore::open_for_read(const Digest& sha256) const {
   const std::filesystem::path file = path(sha256);
   FileDescriptor fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));

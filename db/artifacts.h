@@ -61,6 +61,14 @@ class ArtifactStore {
   };
   absl::StatusOr<Stored> put_file(const std::filesystem::path& file);
 
+  // Takes an artifact of another directory: by a hard link where the file system allows one, else
+  // by a copy. Its bytes are read and compared either way; DATA_LOSS if they give another digest.
+  struct Taken {
+    std::uint64_t size_bytes = 0;
+    bool linked = false;
+  };
+  absl::StatusOr<Taken> take_over(const std::filesystem::path& file, const Digest& sha256);
+
   // Opens for reading and checks nothing; verify() reads all and compares the digest (DATA_LOSS on
   // a mismatch, and the file is moved aside so that it is never served again).
   absl::StatusOr<FileDescriptor> open_for_read(const Digest& sha256) const;

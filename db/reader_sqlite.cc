@@ -2,6 +2,7 @@
 #include <array>
 #include <charconv>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <mutex>
 #include <utility>
@@ -26,6 +27,8 @@ struct Statements {
   Statement experiment_by_id;
   Statement experiment_by_name;
   Statement experiment_names;
+  Statement experiment_by_request;
+  Statement active_experiment;
   Statement experiments;
   Statement experiments_of_name;
   Statement counts;
@@ -71,6 +74,13 @@ constexpr auto kOperations = std::to_array<Operation>({
      "SELECT {} FROM experiment AS e WHERE e.name = ? ORDER BY e.id DESC LIMIT 1",
      kExperimentColumns},
     {&Statements::experiment_names, "experiment_names", "SELECT DISTINCT name FROM experiment"},
+    {&Statements::experiment_by_request, "experiment_by_request",
+     "SELECT {} FROM experiment AS e WHERE e.request_id = ?", kExperimentColumns},
+    {&Statements::active_experiment, "active_experiment",
+     "SELECT {} FROM experiment AS e WHERE e.name = ? AND e.graph_sha256 = ? AND EXISTS (SELECT 1 "
+     "FROM job AS j WHERE j.experiment_id = e.id AND j.state IN ('blocked', 'ready', 'offered', "
+     "'running', 'cancelling')) LIMIT 1",
+     kExperimentColumns},
     {&Statements::experiments, "experiments",
      "SELECT {} FROM experiment AS e WHERE e.id < ? ORDER BY e.id DESC LIMIT ?",
      kExperimentColumns},
@@ -166,7 +176,8 @@ std::optional<std::int64_t> parse_number(std::string_view text) {
 
 class SqliteReader final : public StoreReader {
  public:
-  explicit SqliteReader(Connection connection) : connection_(std::move(connection)) {}
+  SqliteReader(Connection connection, std::function<void(const absl::Status&)> on_fault)
+      : connection_(std::move(connection)), on_fault_(std::move(on_fault)) {}
 
   absl::Status start() {
     const std::string job = job_source();
@@ -205,6 +216,22 @@ class SqliteReader final : public StoreReader {
       BITRUNG_ASSIGN_OR_RETURN(auto found, one_experiment(statements_.experiment_by_id.query(id)));
       if (!found) return no_experiment(number(id));
       return *std::move(found);
+    });
+  }
+
+  absl::StatusOr<bool> knows_request(std::string_view request_id) override {
+    return in_snapshot([&]() -> absl::StatusOr<bool> {
+      BITRUNG_ASSIGN_OR_RETURN(const auto found,
+                               one_experiment(statements_.experiment_by_request.query(request_id)));
+      return found.has_value();
+    });
+  }
+
+  absl::StatusOr<bool> knows_active(std::string_view name, const Digest& graph_sha256) override {
+    return in_snapshot([&]() -> absl::StatusOr<bool> {
+      BITRUNG_ASSIGN_OR_RETURN(const auto found, one_experiment(statements_.active_experiment.query(
+                                                     name, graph_sha256)));
+      return found.has_value();
     });
   }
 
@@ -367,11 +394,20 @@ class SqliteReader final : public StoreReader {
   template <typename Call>
   auto in_snapshot(Call call) -> decltype(call()) {
     const std::lock_guard lock(mutex_);
-    BITRUNG_RETURN_IF_ERROR(statements_.begin.run());
-    auto result = call();
-    const absl::Status ended = statements_.end.run();
-    if (result.ok() && !ended.ok()) return ended;
+    auto result = [&]() -> decltype(call()) {
+      BITRUNG_RETURN_IF_ERROR(statements_.begin.run());
+      auto answer = call();
+      const absl::Status ended = statements_.end.run();
+      if (answer.ok() && !ended.ok()) return ended;
+      return answer;
+    }();
+    if (on_fault_ != nullptr && is_fault(result.status())) on_fault_(result.status());
     return result;
+  }
+  // Everything else says something of the question.
+  static bool is_fault(const absl::Status& status) {
+    return absl::IsUnavailable(status) || absl::IsDataLoss(status) ||
+           absl::IsResourceExhausted(status);
   }
 
   template <typename Row, typename Read>
@@ -406,6 +442,7 @@ class SqliteReader final : public StoreReader {
 
   std::mutex mutex_;
   Connection connection_;
+  const std::function<void(const absl::Status&)> on_fault_;
   Statements statements_;
 };
 
@@ -469,7 +506,8 @@ absl::StatusOr<std::vector<SeriesRow>> SqliteReader::series(JobId id,
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<StoreReader>> StoreReader::open(
-    const std::filesystem::path& state_directory) {
+    const std::filesystem::path& state_directory,
+    std::function<void(const absl::Status&)> on_fault) {
   const std::filesystem::path path = state_directory / kDatabaseFile;
   std::error_code error;
   if (!std::filesystem::exists(path, error)) {
@@ -486,7 +524,7 @@ absl::StatusOr<std::unique_ptr<StoreReader>> StoreReader::open(
                     "which brings it up to date",
                     path.string(), version, migrations().size()));
   }
-  auto reader = std::make_unique<SqliteReader>(std::move(connection));
+  auto reader = std::make_unique<SqliteReader>(std::move(connection), std::move(on_fault));
   BITRUNG_RETURN_IF_ERROR(reader->start());
   return reader;
 }

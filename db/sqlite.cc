@@ -294,7 +294,27 @@ absl::Status Connection::use_write_ahead_log() {
                     path().string(), mode));
   }
   set_option(database_->handle, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0);
+  // Takes the place of SQLite's hook, which makes checkpoints.
+  sqlite3_wal_hook(
+      database_->handle,
+      [](void* database, sqlite3*, const char*, int pages) {
+        static_cast<Database*>(database)->log_pages = pages;
+        return SQLITE_OK;
+      },
+      database_.get());
   return absl::OkStatus();
+}
+
+absl::Status Connection::checkpoint() {
+  const int code = sqlite3_wal_checkpoint_v2(database_->handle, nullptr, SQLITE_CHECKPOINT_PASSIVE,
+                                             nullptr, nullptr);
+  // Busy: somebody else makes one, or a reader is just starting. A later call does it.
+  if (code == SQLITE_OK || (code & 0xff) == SQLITE_BUSY) return absl::OkStatus();
+  return database_->error("checkpoint", code);
+}
+
+void Connection::keep_log() {
+  set_option(database_->handle, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1);
 }
 
 absl::Status Connection::execute(std::string_view operation, const char* sql) {
@@ -320,6 +340,30 @@ absl::StatusOr<Statement> Connection::prepare(std::string_view operation, std::s
                                       SQLITE_PREPARE_PERSISTENT, &statement.statement_, nullptr);
   if (code != SQLITE_OK) return database_->error(operation, code);
   return statement;
+}
+
+absl::Status Connection::copy_to(
+    Connection& target, int pages_per_step,
+    const std::function<void(std::uint64_t, std::uint64_t)>& on_progress) {
+  BITRUNG_ASSIGN_OR_RETURN(const std::int64_t page_bytes,
+                           query_integer("read_page_size", "PRAGMA page_size"));
+  sqlite3_backup* copy =
+      sqlite3_backup_init(target.database_->handle, "main", database_->handle, "main");
+  if (copy == nullptr) {
+    return target.database_->error("copy", sqlite3_extended_errcode(target.database_->handle));
+  }
+  int code = SQLITE_OK;
+  while (code == SQLITE_OK) {
+    code = sqlite3_backup_step(copy, pages_per_step);
+    const auto total = static_cast<std::uint64_t>(sqlite3_backup_pagecount(copy));
+    const auto left = static_cast<std::uint64_t>(sqlite3_backup_remaining(copy));
+    const auto bytes = static_cast<std::uint64_t>(page_bytes);
+    on_progress((total - left) * bytes, total * bytes);
+  }
+  const int finished = sqlite3_backup_finish(copy);
+  if (code == SQLITE_DONE && finished == SQLITE_OK) return absl::OkStatus();
+  // SQLite keeps the error with the target, whoever failed.
+  return target.database_->error("copy", code == SQLITE_DONE ? finished : code);
 }
 
 std::int64_t Connection::changes() const {

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -31,6 +32,7 @@ namespace bitrung::db {
 struct Database {
   sqlite3* handle = nullptr;
   std::filesystem::path path;
+  int log_pages = 0;  // In the write-ahead log, as of the last commit of this connection.
 
   Database() = default;
   Database(const Database&) = delete;
@@ -187,14 +189,26 @@ class Connection {
 
   const std::filesystem::path& path() const { return database_->path; }
 
-  // For the one writer: readers go on while it writes, and it does all checkpoints.
+  // For the one writer: readers go on while it writes, and it does all checkpoints. SQLite's own
+  // ones after a commit are off: they hide their errors, a failed sync among them.
   absl::Status use_write_ahead_log();
+  // Pages that wait in the log for a checkpoint.
+  int log_pages() const { return database_->log_pages; }
+  // Brings the log's pages into the database file, as far as no reader needs the older ones.
+  absl::Status checkpoint();
+  // Makes none when it is closed either: after an error the disk is left as it is.
+  void keep_log();
 
   // Executes statements without parameters and rows, separated by semicolons.
   absl::Status execute(std::string_view operation, const char* sql);
   // The one number that a query gives.
   absl::StatusOr<std::int64_t> query_integer(std::string_view operation, std::string_view sql);
   absl::StatusOr<Statement> prepare(std::string_view operation, std::string_view sql);
+  // Copies the whole database over that of `target`, some pages at a time; `on_progress` gets the
+  // bytes done and those of the whole. Inside a transaction it is one snapshot, whatever another
+  // connection writes meanwhile.
+  absl::Status copy_to(Connection& target, int pages_per_step,
+                       const std::function<void(std::uint64_t, std::uint64_t)>& on_progress);
   // Rows that the last statement changed.
   std::int64_t changes() const;
   bool in_transaction() const;

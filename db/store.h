@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -21,6 +22,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "db/base/disk_reserve.h"
 #include "db/rows.h"
 
 namespace bitrung::db {
@@ -28,14 +30,24 @@ namespace bitrung::db {
 // Name of the file in the state directory.
 inline constexpr std::string_view kDatabaseFile = "bitrung.db";
 
+struct StoreOptions {
+  // A commit that leaves this many pages in the log brings them into the database file, 4 MiB at
+  // SQLite's 4 KiB: the log is short, and a checkpoint writes a page once that many commits
+  // changed.
+  int checkpoint_pages = 1000;
+  // Told before each transaction; outlives the store. Nothing if null.
+  DiskReserve* reserve = nullptr;
+};
+
 // The writer. Not thread-safe; owned by the engine's thread.
 class Store {
  public:
   // Opens or creates the file, applies migrations (all or nothing), raises the term by one. A file
-  // written by a newer program is refused (FAILED_PRECONDITION) before anything is changed; damage
-  // is DATA_LOSS. A second Store on the same directory is FAILED_PRECONDITION: a lock file is held
-  // until this one is destroyed.
-  static absl::StatusOr<std::unique_ptr<Store>> open(const std::filesystem::path& state_directory);
+  // written by a newer program, or that of a backup, is refused (FAILED_PRECONDITION) before
+  // anything is changed; damage is DATA_LOSS. A second Store on the same directory is
+  // FAILED_PRECONDITION: a lock file is held until this one is destroyed.
+  static absl::StatusOr<std::unique_ptr<Store>> open(const std::filesystem::path& state_directory,
+                                                     const StoreOptions& options = {});
 
   virtual ~Store() = default;
 
@@ -47,7 +59,8 @@ class Store {
 
   // A transaction brackets a turn. Everything below but the look-ups must be called inside one.
   virtual absl::Status begin() = 0;
-  // Durable on return.
+  // Durable on return. An error may also mean that it is durable and what follows a commit, a
+  // checkpoint, has failed: it is then not to be acknowledged either.
   virtual absl::Status commit() = 0;
 
   virtual absl::Status insert_experiment(const ExperimentRow& row) = 0;
@@ -95,14 +108,24 @@ class Store {
 // snapshot.
 class StoreReader {
  public:
+  // `on_fault` is told, on the thread of the call, of each answer that the disk or damage
+  // prevented.
   static absl::StatusOr<std::unique_ptr<StoreReader>> open(
-      const std::filesystem::path& state_directory);
+      const std::filesystem::path& state_directory,
+      std::function<void(const absl::Status&)> on_fault = nullptr);
 
   virtual ~StoreReader() = default;
 
   // By number ("12") or by name (newest of that name). NOT_FOUND with the nearest names otherwise.
   virtual absl::StatusOr<ExperimentRow> experiment(std::string_view reference) = 0;
   virtual absl::StatusOr<ExperimentRow> experiment(ExperimentId id) = 0;
+  // Whether a submit with this id is recorded. Readers that keep no requests know none.
+  virtual absl::StatusOr<bool> knows_request(std::string_view /*request_id*/) { return false; }
+  // As Store::find_active().
+  virtual absl::StatusOr<bool> knows_active(std::string_view /*name*/,
+                                            const Digest& /*graph_sha256*/) {
+    return false;
+  }
   // Newest first; ids below `before` (0 for all); of this name, or all if empty.
   virtual absl::StatusOr<std::vector<ExperimentRow>> experiments(std::size_t limit,
                                                                  std::int64_t before,

@@ -1,10 +1,5 @@
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -20,6 +15,7 @@
 #include "db/points_text.h"
 #include "db/schema.h"
 #include "db/sqlite.h"
+#include "db/state_marks.h"
 #include "db/store.h"
 
 namespace bitrung::db {
@@ -28,20 +24,6 @@ namespace {
 // A full chunk of usual points has about 10 KB: three pages to rewrite when a point is added, and a
 // million points are two thousand rows.
 constexpr std::uint64_t kChunkPoints = 512;
-
-constexpr std::string_view kLockFile = "bitrung.db.lock";
-
-// Two writers would not only mix up two engines: this SQLite can damage its log if two connections
-// make checkpoints.
-absl::StatusOr<FileDescriptor> lock_writer(const std::filesystem::path& state_directory) {
-  const std::filesystem::path path = state_directory / kLockFile;
-  FileDescriptor fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
-  if (!fd.valid()) return errno_status("create", path, errno);
-  if (::flock(fd.get(), LOCK_EX | LOCK_NB) == 0) return fd;
-  if (errno != EWOULDBLOCK) return errno_status("lock", path, errno);
-  return absl::FailedPreconditionError(fmt::format(
-      "another server uses {}; stop it, or use another state directory", state_directory.string()));
-}
 
 struct Statements {
   Statement begin;
@@ -209,8 +191,8 @@ struct ResultColumns {
 
 class SqliteStore final : public Store {
  public:
-  SqliteStore(FileDescriptor lock, Connection connection)
-      : lock_(std::move(lock)), connection_(std::move(connection)) {}
+  SqliteStore(FileDescriptor lock, Connection connection, const StoreOptions& options)
+      : lock_(std::move(lock)), connection_(std::move(connection)), options_(options) {}
 
   absl::Status start() {
     for (const Operation& operation : kOperations) {
@@ -233,6 +215,7 @@ class SqliteStore final : public Store {
 
   absl::Status begin() override {
     BITRUNG_CHECK(!connection_.in_transaction());
+    if (options_.reserve != nullptr) options_.reserve->keep_up();
     return run(statements_.begin);
   }
 
@@ -243,7 +226,9 @@ class SqliteStore final : public Store {
       BITRUNG_RETURN_IF_ERROR(run(statements_.save_changed_seq, changed_seq_));
       saved_changed_seq_ = changed_seq_;
     }
-    return run(statements_.commit);
+    BITRUNG_RETURN_IF_ERROR(run(statements_.commit));
+    if (connection_.log_pages() < options_.checkpoint_pages) return absl::OkStatus();
+    return note(connection_.checkpoint());
   }
 
   absl::Status insert_experiment(const ExperimentRow& row) override {
@@ -312,7 +297,10 @@ class SqliteStore final : public Store {
   // After an error nothing is written or committed any more: the engine's memory is ahead of the
   // disk, and SQLite may have rolled the transaction back.
   absl::Status note(absl::Status status) {
-    if (!status.ok()) failure_ = status;
+    if (!status.ok()) {
+      failure_ = status;
+      connection_.keep_log();
+    }
     return status;
   }
 
@@ -352,6 +340,7 @@ class SqliteStore final : public Store {
 
   FileDescriptor lock_;
   Connection connection_;
+  const StoreOptions options_;
   Statements statements_;
   absl::Status failure_;
   std::int64_t term_ = 0;
@@ -634,16 +623,19 @@ absl::StatusOr<std::optional<ExperimentId>> SqliteStore::find_active(std::string
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Store>> Store::open(const std::filesystem::path& state_directory) {
+absl::StatusOr<std::unique_ptr<Store>> Store::open(const std::filesystem::path& state_directory,
+                                                   const StoreOptions& options) {
   BITRUNG_RETURN_IF_ERROR(make_directories(state_directory, 0700));
   BITRUNG_ASSIGN_OR_RETURN(FileDescriptor lock, lock_writer(state_directory));
+  BITRUNG_RETURN_IF_ERROR(check_restored(state_directory));
   BITRUNG_ASSIGN_OR_RETURN(Connection connection, Connection::open(state_directory / kDatabaseFile,
                                                                    Connection::Mode::kReadWrite));
   // Before the first change, the change of the journal mode included.
   BITRUNG_RETURN_IF_ERROR(check_version(connection, migrations()));
+  BITRUNG_RETURN_IF_ERROR(check_not_backup(connection));
   BITRUNG_RETURN_IF_ERROR(connection.use_write_ahead_log());
   BITRUNG_RETURN_IF_ERROR(migrate(connection, migrations()));
-  auto store = std::make_unique<SqliteStore>(std::move(lock), std::move(connection));
+  auto store = std::make_unique<SqliteStore>(std::move(lock), std::move(connection), options);
   BITRUNG_RETURN_IF_ERROR(store->start());
   return store;
 }
