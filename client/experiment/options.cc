@@ -137,7 +137,7 @@ std::array<OptionInfo, kOptionCount> make_table() {
     {Option::kValidation, "validation", kInteger, "5000", from(0, 1'000'000), {},
      "Training images held out to choose the best epoch; 0 keeps the last epoch."},
     {Option::kBackend, "backend", kWord, "auto", {}, kBackends,
-     "How a training computes: by fused loops on the CPU, by LibTorch's operations, or by what is faster."},
+     "What a training computes with: fused loops on the CPU, LibTorch's operations, or the former where they can."},
     {Option::kInit, "init", kInit, "scratch", {}, {},
      "Where the weights start: random, the teacher's, another job's, a file's."},
     {Option::kDistillKind, "distill.kind", kWord, "kd", {}, kDistillKinds,

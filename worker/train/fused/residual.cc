@@ -146,6 +146,7 @@ struct BlockState {
   std::optional<ConvolutionState> down;
 };
 
+// Whether the loops can do what the rule says to values of 0 and above.
 bool is_usable(const UniformRule& rule) {
   const bool is_from_zero = rule.offset.numel() == 1 && rule.offset.item<double>() == 0.0 &&
                             rule.shift.numel() == 1 && rule.shift.item<double>() == 0.0 &&
@@ -395,6 +396,7 @@ class ResidualStep {
       }
     }
     norms_.push_back(&last_norm_);
+    plane_size_ = std::max(plane_size_, last_norm_.size());
     convolutions_.push_back(&first_);
     for (BlockState& block : blocks_) {
       convolutions_.push_back(&block.one);
