@@ -9,6 +9,8 @@
 #include <atomic>
 #include <chrono>
 #include <filesystem>
+#include <functional>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -22,10 +24,13 @@
 #include <boost/asio/signal_set.hpp>
 
 #include "db/artifacts.h"
+#include "db/backup.h"
+#include "db/base/disk_reserve.h"
 #include "db/base/parent_process.h"
 #include "db/base/status.h"
 #include "db/store.h"
 #include "server/auth/authority.h"
+#include "server/backup_command.h"
 #include "server/engine/engine.h"
 #include "server/engine/publisher.h"
 #include "server/listen_address.h"
@@ -38,6 +43,8 @@ namespace {
 constexpr std::chrono::milliseconds kHeartbeatInterval{1000};
 constexpr std::chrono::milliseconds kDrainOnStop{2000};
 constexpr std::size_t kReaderThreads = 2;
+// It served, and then the disk failed, became full or gave damaged data (EX_IOERR of sysexits.h).
+constexpr int kExitStorage = 74;
 // Above the largest legal submit; the limit that people meet is the one on jobs.
 constexpr int kMessageBytesMax = 64 << 20;
 
@@ -99,7 +106,36 @@ std::unique_ptr<grpc::Server> start_grpc(
   return server;
 }
 
-absl::Status serve(const Options& options) {
+// The error that ended the service, told from any thread. The first one counts: from then on the
+// engine does nothing more, so nothing is acknowledged.
+class Failure {
+ public:
+  explicit Failure(boost::asio::io_context& waiting) : waiting_(waiting) {}
+  // Before the first thread that may fail.
+  void stops(engine::Engine& engine) { engine_ = &engine; }
+
+  void operator()(const absl::Status& status) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (status_.ok()) status_ = status;
+    }
+    if (engine_ != nullptr) engine_->stop();
+    waiting_.stop();
+  }
+  absl::Status status() const {
+    const std::lock_guard lock(mutex_);
+    return status_;
+  }
+
+ private:
+  boost::asio::io_context& waiting_;
+  engine::Engine* engine_ = nullptr;
+  mutable std::mutex mutex_;
+  absl::Status status_;
+};
+
+// The exit code, if it could begin to serve.
+absl::StatusOr<int> serve(const Options& options) {
   std::vector<ListenAddress> addresses;
   bool needs_token = false;
   for (const std::string& text : options.listen) {
@@ -122,10 +158,18 @@ absl::Status serve(const Options& options) {
     spdlog::info("clients and workers need --token-file {}", file.string());
   }
 
-  BITRUNG_ASSIGN_OR_RETURN(const auto store, db::Store::open(options.state_directory));
+  BITRUNG_ASSIGN_OR_RETURN(const auto reserve, DiskReserve::open(options.state_directory));
+  BITRUNG_ASSIGN_OR_RETURN(const auto store,
+                           db::Store::open(options.state_directory, {.reserve = reserve.get()}));
+  reserve->keep_up();
+  boost::asio::io_context signals;
+  Failure failure(signals);
   BITRUNG_ASSIGN_OR_RETURN(const auto engine_reader,
                            db::StoreReader::open(options.state_directory));
-  BITRUNG_ASSIGN_OR_RETURN(const auto reader, db::StoreReader::open(options.state_directory));
+  BITRUNG_ASSIGN_OR_RETURN(const auto reader,
+                           db::StoreReader::open(options.state_directory, std::ref(failure)));
+  BITRUNG_ASSIGN_OR_RETURN(const std::int64_t restored_term,
+                           db::restored_term(options.state_directory));
   BITRUNG_ASSIGN_OR_RETURN(db::ArtifactStore artifacts,
                            db::ArtifactStore::open(options.state_directory / "artifacts"));
 
@@ -135,9 +179,8 @@ absl::Status serve(const Options& options) {
   settings.term = store->term();
   settings.lease =
       std::chrono::milliseconds(static_cast<std::int64_t>(options.lease_seconds * 1000));
-  absl::Status failure;
-  engine::Engine engine(*store, *engine_reader, settings, *clock, publisher,
-                        [&failure](const absl::Status& status) { failure = status; });
+  engine::Engine engine(*store, *engine_reader, settings, *clock, publisher, std::ref(failure));
+  failure.stops(engine);
   BITRUNG_RETURN_IF_ERROR(engine.load());
 
   boost::asio::thread_pool pool(kReaderThreads);
@@ -145,12 +188,14 @@ absl::Status serve(const Options& options) {
                              .publisher = publisher,
                              .reader = *reader,
                              .artifacts = artifacts,
+                             .disk = *reserve,
                              .authority = authority,
                              .pool = pool,
                              .version = BITRUNG_VERSION,
                              .term = store->term(),
                              .lease = settings.lease,
-                             .heartbeat_interval = kHeartbeatInterval};
+                             .heartbeat_interval = kHeartbeatInterval,
+                             .restored_term = restored_term};
   std::vector<std::unique_ptr<grpc::Service>> services;
   services.push_back(rpc::make_artifact_service(context));
   services.push_back(rpc::make_experiment_service(context));
@@ -161,7 +206,6 @@ absl::Status serve(const Options& options) {
 
   // The engine's thread serves from here on; this thread waits for a signal.
   std::thread engine_thread([&engine] { engine.run(); });
-  boost::asio::io_context signals;
   boost::asio::signal_set stop_signals(signals, SIGINT, SIGTERM);
   stop_signals.async_wait([&signals](const boost::system::error_code&, int) { signals.stop(); });
 
@@ -175,22 +219,18 @@ absl::Status serve(const Options& options) {
       fmt::print("listening on {}\n", address);
     }
     std::fflush(stdout);
-    std::thread watch_engine([&] {
-      engine_thread.join();
-      signals.stop();
-    });
     signals.run();
     spdlog::info("stopping");
     server->Shutdown(std::chrono::system_clock::now() + kDrainOnStop);
-    engine.stop();
-    watch_engine.join();
-  } else {
-    engine.stop();
-    engine_thread.join();
   }
+  engine.stop();
+  engine_thread.join();
   pool.join();
-  if (!failure.ok()) return failure;
-  return status;
+  BITRUNG_RETURN_IF_ERROR(status);
+  if (failure.status().ok()) return 0;
+  fmt::print(stderr, "bitrung-server: stopped, nothing is acknowledged any more: {}\n",
+             message(failure.status()));
+  return kExitStorage;
 }
 
 }  // namespace
@@ -199,6 +239,7 @@ absl::Status serve(const Options& options) {
 int main(int argc, char** argv) {
   const pid_t parent = ::getppid();
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);  // A file that may not grow is an error of the write.
   bitrung::Options options;
   CLI::App app{"bitrung-server: schedules experiments and keeps their results.", "bitrung-server"};
   app.footer(
@@ -208,14 +249,17 @@ int main(int argc, char** argv) {
       "A TCP listener is for this machine only and wants a token, written to STATE_DIR/token at "
       "the first start:\n"
       "pass it to clients and workers with --token-file. Reach it from elsewhere through ssh -L "
-      "7420:127.0.0.1:7420 HOST.");
+      "7420:127.0.0.1:7420 HOST.\n\n"
+      "Below 256 MiB of free disk (5 % on a disk below 5 GiB) no new experiment is accepted, so "
+      "that running jobs can\nfinish; a preallocated file in the state directory keeps 64 MiB for "
+      "them.\n\n"
+      "Exit codes: 0 stopped by a signal, 1 could not start, 2 wrong use, 74 the disk failed or "
+      "is full, or the database is damaged.");
   app.set_version_flag("--version", std::string("bitrung-server ") + BITRUNG_VERSION);
   app.add_option("--state-dir", options.state_directory,
-                 "Where the database and the artifacts lie; created if missing")
-      ->required();
+                 "Where the database and the artifacts lie; created if missing");
   app.add_option("--listen", options.listen,
-                 "unix:PATH or 127.0.0.1:PORT (0 picks a free one); repeatable")
-      ->required();
+                 "unix:PATH or 127.0.0.1:PORT (0 picks a free one); repeatable");
   app.add_option("--token-file", options.token_file,
                  "Token for TCP clients; default STATE_DIR/token");
   app.add_option("--lease", options.lease_seconds,
@@ -226,21 +270,29 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}))
       ->capture_default_str();
   app.add_flag("--die-with-parent", options.die_with_parent, "Stop when the starting process ends");
+  std::function<int()> chosen;
+  bitrung::add_backup_commands(app, chosen);
   try {
     app.parse(argc, argv);
+    if (chosen == nullptr) {
+      for (const char* needed : {"--state-dir", "--listen"}) {
+        if (app.count(needed) == 0) throw CLI::RequiredError(needed);
+      }
+    }
   } catch (const CLI::ParseError& error) {
     const int code = app.exit(error);
     return code == 0 ? 0 : 2;
   }
+  if (chosen != nullptr) return chosen();
   spdlog::set_default_logger(spdlog::stderr_color_mt("server"));
   spdlog::set_pattern("%Y-%m-%d %H:%M:%S.%e %l %v");
   spdlog::set_level(spdlog::level::from_str(options.log_level));
 
   if (options.die_with_parent && !bitrung::end_with_parent(parent)) return 1;
-  const absl::Status status = bitrung::serve(options);
-  if (!status.ok()) {
-    fmt::print(stderr, "bitrung-server: {}\n", bitrung::message(status));
+  const absl::StatusOr<int> code = bitrung::serve(options);
+  if (!code.ok()) {
+    fmt::print(stderr, "bitrung-server: {}\n", bitrung::message(code.status()));
     return 1;
   }
-  return 0;
+  return *code;
 }

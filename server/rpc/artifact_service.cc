@@ -52,6 +52,7 @@ class UploadStream final : public grpc::ServerReadReactor<v1::UploadArtifactRequ
       }
       BITRUNG_ASSIGN_OR_RETURN(upload_, context_.artifacts.begin(sha256_, size_, request.offset()));
     }
+    BITRUNG_RETURN_IF_ERROR(context_.disk.admit_upload(request.data().size()));
     return upload_->append(request.data());
   }
 

@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "db/artifacts.h"
+#include "db/base/disk_reserve.h"
 #include "db/store.h"
 #include "server/auth/authority.h"
 #include "server/engine/engine.h"
@@ -25,12 +26,14 @@ struct Context {
   engine::Publisher& publisher;
   db::StoreReader& reader;
   db::ArtifactStore& artifacts;
+  DiskReserve& disk;
   const auth::Authority& authority;
   boost::asio::thread_pool& pool;  // Where streams read the store.
   std::string version;
   std::int64_t term = 0;
   std::chrono::milliseconds lease{};
   std::chrono::milliseconds heartbeat_interval{};
+  std::int64_t restored_term = 0;  // See db::restored_term().
 };
 
 // The codes of the two are the same numbers.

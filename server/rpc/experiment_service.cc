@@ -123,6 +123,10 @@ class ExperimentServiceImpl final : public v1::ExperimentService::CallbackServic
               }
             }
           }
+          if (absl::Status full = context_.disk.admit_submit(); !full.ok()) {
+            BITRUNG_ASSIGN_OR_RETURN(const bool is_recorded, records_nothing(experiment));
+            if (!is_recorded) return full;
+          }
           context_.engine.submit(
               std::move(experiment),
               [this, response, reactor](const absl::StatusOr<engine::SubmitAnswer>& answer) {
@@ -221,6 +225,14 @@ class ExperimentServiceImpl final : public v1::ExperimentService::CallbackServic
   }
 
  private:
+  // What is recorded already gets its answer on a full disk too.
+  absl::StatusOr<bool> records_nothing(const engine::NewExperiment& experiment) const {
+    BITRUNG_ASSIGN_OR_RETURN(const bool is_repeated,
+                             context_.reader.knows_request(experiment.request_id));
+    if (is_repeated || !experiment.join_active) return is_repeated;
+    return context_.reader.knows_active(experiment.name, experiment.graph_sha256);
+  }
+
   absl::Status submitted(const absl::StatusOr<engine::SubmitAnswer>& answer,
                          v1::SubmitExperimentResponse& response) const {
     BITRUNG_RETURN_IF_ERROR(answer.status());

@@ -234,6 +234,7 @@ class Session final
       case v1::OpenSessionRequest::kHello: {
         BITRUNG_ASSIGN_OR_RETURN(core::SessionOpened event, from_proto(request.hello(), id_));
         greeted_ = true;
+        BITRUNG_RETURN_IF_ERROR(check_history(event));
         context_.engine.post(std::move(event));
         return absl::OkStatus();
       }
@@ -282,6 +283,24 @@ class Session final
     }
     return absl::UnimplementedError(
         "this server does not know the statement; is the worker newer than the server?");
+  }
+
+  // An attempt is on disk before it is offered. One that this server has never offered says that
+  // the server has forgotten what it did: it works on an old copy of its state. The worker keeps
+  // what it has for the newest state. Only a restore, which says so, may forget.
+  absl::Status check_history(const core::SessionOpened& hello) const {
+    if (hello.term_seen <= context_.restored_term) return absl::OkStatus();
+    for (const core::AttemptKey& key : hello.held) {
+      const auto job = context_.reader.job(key.job);
+      if (!job.ok() && !absl::IsNotFound(job.status())) return job.status();
+      if (job.ok() && job->state.attempt >= key.attempt) continue;
+      return absl::AbortedError(fmt::format(
+          "worker {} holds attempt {} of job {}, which this server has never offered: the server "
+          "works on an old copy of its state. Start it from its newest state, or make the copy a "
+          "new beginning with `bitrung-server backup` and `restore`; the worker keeps its results",
+          hello.name, key.attempt, number(key.job)));
+    }
+    return absl::OkStatus();
   }
 
   absl::Status handle_logs(const v1::Logs& logs) {

@@ -104,12 +104,14 @@ class ResultsServiceTest : public testing::Test {
   std::unique_ptr<db::Store> store_ = value_of(db::Store::open(directory_.path()));
   std::unique_ptr<db::StoreReader> reader_ = value_of(db::StoreReader::open(directory_.path()));
   db::ArtifactStore artifacts_ = value_of(db::ArtifactStore::open(directory_.path() / "artifacts"));
+  std::unique_ptr<DiskReserve> disk_ = value_of(DiskReserve::open(directory_.path()));
   NoClock clock_;
   engine::Publisher publisher_;
   engine::Engine engine_{*store_, *reader_, {}, clock_, publisher_, [](const absl::Status&) {}};
   auth::Authority authority_{"token"};
   boost::asio::thread_pool pool_{1};
-  Context context_{engine_, publisher_, *reader_, artifacts_, authority_, pool_, "test", 1, {}, {}};
+  Context context_{engine_, publisher_, *reader_, artifacts_, *disk_, authority_,
+                   pool_,   "test",     1,        {},         {},     0};
   std::unique_ptr<grpc::Service> job_service_ = make_job_service(context_);
   std::unique_ptr<grpc::Service> results_service_ = make_results_service(context_);
   std::unique_ptr<grpc::Server> server_;
