@@ -63,10 +63,12 @@ Options options_of(const db::JobSpecRow& spec) {
   return options;
 }
 
-// "alone.bits=32", several joined by "+"; empty for none.
+// "alone.bits=32", several joined by "+", the candidates of a choice as "best of A|B"; empty for
+// none.
 std::string teachers_of(const db::JobSpecRow& spec,
                         const std::map<JobId, std::string>& seedless_names) {
   std::string text;
+  std::uint32_t choice = 0;  // Of the previous teacher.
   for (const db::InputRow& input : spec.inputs) {
     if (input.role != InputRole::kTeacher) continue;
     std::string teacher;
@@ -76,7 +78,11 @@ std::string teachers_of(const db::JobSpecRow& spec,
                found != seedless_names.end()) {
       teacher = found->second;
     }
-    text += fmt::format("{}{}", text.empty() ? "" : "+", teacher);
+    const bool is_further = input.choice != 0 && input.choice == choice;
+    const std::string_view joint = text.empty() ? "" : is_further ? "|" : "+";
+    text +=
+        fmt::format("{}{}{}", joint, input.choice != 0 && !is_further ? "best of " : "", teacher);
+    choice = input.choice;
   }
   return text;
 }

@@ -57,6 +57,21 @@ TEST(JobOptions, AreDotted_WithWhatTheNameAndTheTeachersSay) {
   EXPECT_EQ(*jobs[2].option("method"), "dorefa");
 }
 
+TEST(JobOptions, Teachers_AreSeveralOrTheBestOfSeveral) {
+  Study study;
+  study.add("a.seed=1", 32, 1, 70);
+  study.add("b.seed=1", 16, 1, 70);
+  study.add("c.seed=1", 8, 1, 70);
+  db::JobRow& several = study.add("several.seed=1", 4, 1, 60);
+  several.spec.inputs = {taught_by(1), taught_by(2)};
+  db::JobRow& best = study.add("best.seed=1", 4, 1, 60);
+  best.spec.inputs = {taught_by(1), taught_by(2), taught_by(3)};
+  best.spec.inputs[0].choice = best.spec.inputs[1].choice = 1;
+  const std::vector<NamedJob> jobs = named_jobs(study.rows);
+  EXPECT_EQ(*jobs[3].option("teacher"), "a+b");
+  EXPECT_EQ(*jobs[4].option("teacher"), "best of a|b+c");
+}
+
 std::vector<std::string> differing(const std::vector<NamedJob>& jobs,
                                    std::vector<std::string> first = {}) {
   std::vector<const NamedJob*> group;
