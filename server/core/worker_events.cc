@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "db/base/check.h"
+#include "db/base/planted_bug.h"
 #include "server/core/state.h"
 
 namespace bitrung::core {
@@ -66,6 +67,11 @@ void Core::State::on(const SessionOpened& event) {
 void Core::State::on(const SessionClosed& event) {
   const WorkerIndex index = fleet.find(event.session);
   if (index == kNone) return;  // Replaced by a newer one, or refused.
+  if (BITRUNG_PLANTED(CLOSED_SESSION_GIVES_UP)) {
+    for (const AttemptKey& key : live_keys(index)) {
+      end_without_result(jobs.index(key.job), AttemptState::kLost, FailureClass::kLostWorker, "");
+    }
+  }
   fleet.close(index);
   fleet.set_last_seen(index, now.wall_ms);
   save_worker(index);
@@ -140,8 +146,8 @@ JobIndex Core::State::job_held_by(WorkerIndex worker, AttemptKey key) const {
   if (worker == kNone || !jobs.contains(key.job)) return kNone;
   const JobIndex index = jobs.index(key.job);
   const Job& job = jobs[index];
-  const bool holds =
-      job.live != kNone && job.attempt == key.attempt && fleet.live(job.live).worker == worker;
+  const bool is_latest = job.attempt == key.attempt || BITRUNG_PLANTED(FORGETS_ATTEMPT_NUMBER);
+  const bool holds = job.live != kNone && is_latest && fleet.live(job.live).worker == worker;
   return holds ? index : kNone;
 }
 
@@ -150,6 +156,7 @@ JobIndex Core::State::job_spoken_for(SessionId session, AttemptKey key) const {
 }
 
 std::chrono::milliseconds Core::State::new_lease_end() const {
+  if (BITRUNG_PLANTED(FORGETS_LEASE_MARGIN)) return now.monotonic + settings.lease;
   return now.monotonic + settings.lease + settings.lease_margin;
 }
 

@@ -8,6 +8,7 @@
 #include <boost/asio/post.hpp>
 
 #include "db/base/check.h"
+#include "db/base/planted_bug.h"
 #include "db/base/status.h"
 #include "server/engine/inventory.h"
 
@@ -49,13 +50,13 @@ absl::Status Engine::load() {
   BITRUNG_RETURN_IF_ERROR(write_rows());
   if (turn_.in_transaction) BITRUNG_RETURN_IF_ERROR(store_.commit());
   turn_ = Turn();  // Nobody listens yet, and no session is open.
-  wake_at_deadline();
   return absl::OkStatus();
 }
 
 void Engine::run() {
   BITRUNG_CHECK(core_ != nullptr);
   const auto keep_running = boost::asio::make_work_guard(io_);
+  wake_at_deadline();
   io_.run();
   abandon_inbox();
 }
@@ -71,10 +72,17 @@ void Engine::enqueue(Input input) {
     ended = ended_;
     if (!ended) {
       inbox_.push_back(std::move(input));
-      if (!std::exchange(turn_scheduled_, true)) boost::asio::post(io_, [this] { turn(); });
+      if (!std::exchange(turn_scheduled_, true)) schedule_turn();
     }
   }
   if (ended && input.abandon) input.abandon(stopping());
+}
+
+void Engine::schedule_turn() {
+  boost::asio::post(io_, [this] {
+    turn();
+    wake_at_deadline();
+  });
 }
 
 void Engine::turn() {
@@ -89,7 +97,7 @@ void Engine::turn() {
       const auto end = inbox_.begin() + kInputsPerTurnMax;
       inputs.assign(std::make_move_iterator(inbox_.begin()), std::make_move_iterator(end));
       inbox_.erase(inbox_.begin(), end);
-      boost::asio::post(io_, [this] { turn(); });
+      schedule_turn();
     }
   }
 
@@ -111,15 +119,20 @@ void Engine::turn() {
   }
   for (const std::int64_t experiment : done.touched_experiments)
     publisher_.jobs_changed(ExperimentId{experiment});
-  wake_at_deadline();
 }
 
 absl::Status Engine::handle_all(std::vector<Input>& inputs) {
   for (Input& input : inputs) BITRUNG_RETURN_IF_ERROR(input.handle(*this));
   BITRUNG_RETURN_IF_ERROR(write_rows());
+  if (BITRUNG_PLANTED(SPEAKS_BEFORE_COMMIT)) {
+    for (const auto& perform : std::exchange(turn_.outbox, {})) BITRUNG_RETURN_IF_ERROR(perform());
+  }
   // Nobody may learn of a fact that a power cut could still undo: commit first, speak second.
   // The core is ahead of the disk here, so an error ends the process and is never retried.
-  if (turn_.in_transaction) BITRUNG_RETURN_IF_ERROR(store_.commit());
+  if (turn_.in_transaction) {
+    const absl::Status committed = store_.commit();
+    if (!BITRUNG_PLANTED(IGNORES_FAILED_COMMIT)) return committed;
+  }
   return absl::OkStatus();
 }
 
@@ -292,7 +305,7 @@ absl::Status Engine::record(NewExperiment experiment, const Reply<SubmitAnswer>&
     return absl::OkStatus();
   };
   BITRUNG_ASSIGN_OR_RETURN(const auto earlier, store_.find_request(experiment.request_id));
-  if (earlier) {
+  if (earlier && !BITRUNG_PLANTED(FORGETS_REQUEST_ID)) {
     if (earlier->request_sha256 == experiment.request_sha256)
       return answer(SubmitAnswer{earlier->id, true});
     return answer(absl::AlreadyExistsError(

@@ -103,6 +103,12 @@ class Engine {
   // Ends run() after the turn in progress. Replies still waiting get UNAVAILABLE.
   void stop();
 
+  // Instead of run(), for a caller with a loop and a time of its own: handles what has arrived, in
+  // one turn. Nothing wakes the engine then; at wake_up_time() the caller posts WakeUp.
+  void run_turn() { turn(); }
+  // When the core wants to be woken; nothing when only an input can change anything.
+  std::optional<std::chrono::milliseconds> wake_up_time() const { return core_->next_deadline(); }
+
   void submit(NewExperiment experiment, Reply<SubmitAnswer> reply);
   // Number of jobs changed.
   void cancel(std::vector<JobId> jobs, Reply<std::uint32_t> reply);
@@ -131,6 +137,8 @@ class Engine {
 
   void enqueue(Input input);
   void turn();
+  // A turn on io_, and the timer after it: what run() is made of.
+  void schedule_turn();
   absl::Status handle_all(std::vector<Input>& inputs);
   void fail(const absl::Status& status);
   // Takes no more inputs; those that wait are told.

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "db/base/check.h"
+#include "db/base/planted_bug.h"
 
 namespace bitrung::agent {
 namespace {
@@ -147,7 +148,7 @@ void Core::lose_session(const std::string& reason) {
   for (auto& [key, attempt] : attempts_) {
     attempt.points.in_flight = 0;
     attempt.lines.in_flight = 0;
-    attempt.outcome_said = false;
+    if (!BITRUNG_PLANTED(OUTCOME_SAID_ONCE)) attempt.outcome_said = false;
   }
   if (reason != last_reason_) {
     last_reason_ = reason;
@@ -359,7 +360,8 @@ void Core::start_next(std::uint32_t slot_number) {
       actions_.push_back(StartTrainer{slot_number});
       return;
     }
-    if (slot.trainer != Trainer::kIdle) return;
+    // One that is being killed may have said its last word, but will not train any more.
+    if (slot.trainer != Trainer::kIdle || slot.killed) return;
     const auto dataset = std::ranges::find(datasets_, attempt.offer.dataset, &DatasetEntry::name);
     if (dataset == datasets_.end()) {
       return end(
@@ -413,6 +415,7 @@ void Core::on(const FenceReceived& event) {
 void Core::fence(const AttemptKey& key) {
   Attempt* attempt = find(key);
   if (attempt == nullptr || attempt->stop == Stop::kFence) return;
+  if (BITRUNG_PLANTED(FENCE_IGNORED_IN_TRAINING) && attempt->phase == Phase::kTraining) return;
   log(LogLevel::kInfo, fmt::format("attempt {} ({}) is not ours any more", to_string(key),
                                    attempt->offer.display_name));
   if (attempt->phase == Phase::kTraining) return stop(*attempt, Stop::kFence, "");
@@ -472,7 +475,7 @@ void Core::end(Attempt& attempt, std::optional<Outcome> outcome) {
   attempt.kill_at.reset();
   attempt.timeout_at.reset();
   attempt.outcome = std::move(outcome);
-  attempt.outcome_durable = false;
+  attempt.outcome_durable = BITRUNG_PLANTED(OUTCOME_BEFORE_DURABLE);
   if (!wants_resume_state(attempt)) {
     attempt.unstored.reset();
     attempt.stored.reset();
@@ -810,7 +813,8 @@ void Core::pump(Attempt& attempt) {
 
   if (!attempt.outcome || !attempt.outcome_durable || attempt.outcome_said) return;
   const auto whole = [](const Stream& stream) {
-    return stream.position.acknowledged >= stream.position.written;
+    return stream.position.acknowledged >= stream.position.written ||
+           BITRUNG_PLANTED(OUTCOME_BEFORE_POINTS);
   };
   if (!whole(attempt.points) || !whole(attempt.lines)) return;
   if (succeeded != nullptr ? !attempt.model_uploaded
@@ -829,6 +833,7 @@ void Core::acknowledged(const AttemptKey& key, bool is_points, std::uint64_t wat
   if (stream.in_flight == 0) return;  // A second reply to the same batch.
   const bool whole = watermark >= stream.in_flight;
   stream.in_flight = 0;
+  if (BITRUNG_PLANTED(WATERMARK_OFF_BY_ONE)) ++watermark;
   stream.position.acknowledged = std::min(watermark, stream.position.written);
   // The spool has every record, so it can also go back to where the server says it is.
   if (!whole) stream.not_before = now_ + kBatchPause;

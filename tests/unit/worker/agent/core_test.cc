@@ -315,6 +315,23 @@ TEST(Core, CancelThatTheTrainerIgnores_KillsIt) {
   world.expect({"persist_outcome 1-1 cancelled"});
 }
 
+TEST(Core, TrainerThatStopsWhileItIsKilled_GetsNoOtherAttempt) {
+  World world;
+  world.open();
+  world.start(kFirst);
+  world.send(CancelReceived{world.session(), kFirst});
+  world.advance_connected(seconds(30));
+  world.send(OfferReceived{world.session(), world.offer(kSecond)});
+  world.send(OfferPersisted{kSecond});
+  world.forget();
+  world.train(kFirst, TrainingCancelled{});
+  world.expect({"persist_outcome 1-1 cancelled"});
+  world.send(TrainerExited{0, "was killed by SIGKILL", false});
+  world.expect({"start_trainer 0"});
+  world.send(TrainerReady{0});
+  world.expect({"send_train 0 2-1"});
+}
+
 TEST(Core, CancelBeforeTheTrainerBegins_NeedsNoTrainer) {
   World world;
   world.open();
