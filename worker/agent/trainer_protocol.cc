@@ -22,7 +22,8 @@ PointsMeasured parse_points(const json& event) {
   for (const json& point : event.at("points")) {
     auto series = point.at(0).get<std::string>();
     // A double that is not finite is written as null.
-    if (!point.at(2).is_number() || series.size() > kSeriesNameBytesMax) continue;
+    if (!point.at(2).is_number()) continue;
+    if (series.size() > kSeriesNameBytesMax || !is_valid_name(series)) continue;
     const double value = point.at(2).get<double>();
     if (std::isfinite(value))
       measured.points.push_back({std::move(series), point.at(1).get<std::int64_t>(), value});

@@ -28,8 +28,9 @@ inline constexpr std::uint64_t kPointsPerBatchMax = 1000;
 // 200 lines of 4 KiB stay below the 1 MiB that a message may have.
 inline constexpr std::uint64_t kLinesPerBatchMax = 200;
 inline constexpr std::size_t kLineBytesMax = 4096;
-// Names of series are short words; longer ones would let a batch outgrow a message.
-inline constexpr std::size_t kSeriesNameBytesMax = 128;
+// Names of series are short words (is_valid_name). The server ends a session in which another one
+// is said, and a batch with it would be said again in the next.
+inline constexpr std::size_t kSeriesNameBytesMax = 64;
 // A report that fits a message with the numbers beside it, and the trainer's line of 1 MiB.
 inline constexpr std::size_t kReportBytesMax = std::size_t{768} << 10;
 

@@ -63,7 +63,7 @@ TEST(TrainerEvents, EachKind_IsRead) {
 TEST(TrainerEvents, PointsThatTheWireCannotCarry_AreLeftOut) {
   const std::string name(kSeriesNameBytesMax + 1, 'x');
   EXPECT_EQ(parse<PointsMeasured>(R"({"event":"points","key":"1-1","points":[["a",1,null],[")" +
-                                  name + R"(",1,1],["b",2,3]]})")
+                                  name + R"(",1,1],["a/b",1,1],["",1,1],["b",2,3]]})")
                 .points,
             (std::vector<Point>{{"b", 2, 3.0}}));
 }
