@@ -75,7 +75,9 @@ using Keys = std::vector<std::string>;
 TEST(Report, Json_HasTheAgreedKeys) {
   std::vector<LayerReport> layers = layers_of("resnet8", 10, 2, 0);
   layers.back().activations.reset();
-  const Json report = Json::parse(report_json("eager", evaluation_of(10), std::nullopt, layers, 77850));
+  const Json report =
+      Json::parse(report_json("eager", evaluation_of(10), std::nullopt, layers, 77850));
+  EXPECT_EQ(report.at("backend"), "eager");
   EXPECT_EQ(keys_of(report), (Keys{"evaluation", "layers", "network", "validation"}));
   EXPECT_TRUE(report["validation"].is_null());
   EXPECT_EQ(keys_of(report["evaluation"]),
@@ -170,8 +172,8 @@ TEST(Report, BytesPacked_CountAScaleForEachGrid) {
 
 TEST(Report, LargestNetwork_FitsTheLimit) {
   for (const char* const model : {"resnet110", "resnet110-bottleneck"}) {
-    const std::string text =
-        report_json(evaluation_of(100), evaluation_of(100), layers_of(model, 100, 2, 1), 1'700'000);
+    const std::string text = report_json("eager", evaluation_of(100), evaluation_of(100),
+                                         layers_of(model, 100, 2, 1), 1'700'000);
     EXPECT_LT(text.size(), kReportBytesMax) << model;
   }
 }
