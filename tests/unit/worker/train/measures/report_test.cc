@@ -78,7 +78,7 @@ TEST(Report, Json_HasTheAgreedKeys) {
   const Json report =
       Json::parse(report_json("eager", evaluation_of(10), std::nullopt, layers, 77850));
   EXPECT_EQ(report.at("backend"), "eager");
-  EXPECT_EQ(keys_of(report), (Keys{"evaluation", "layers", "network", "validation"}));
+  EXPECT_EQ(keys_of(report), (Keys{"backend", "evaluation", "layers", "network", "validation"}));
   EXPECT_TRUE(report["validation"].is_null());
   EXPECT_EQ(keys_of(report["evaluation"]),
             (Keys{"brier", "confusion", "ece", "images", "nll", "per_class", "top1", "top5"}));
