@@ -16,8 +16,8 @@
 #include "tests/disk/fault_disk.h"
 #include "tests/disk/points.h"
 #include "tests/disk/recovery.h"
-#include "tests/disk/temporary_directory.h"
 #include "tests/disk/workload.h"
+#include "tests/unit/db/db_testing.h"
 
 namespace bitrung::disk {
 namespace {
@@ -46,7 +46,7 @@ const Kind kKinds[] = {
 
 TEST(CallFaults, AnyCallFails_TheEngineStopsAndNothingAcknowledgedIsLost) {
   const auto began = std::chrono::steady_clock::now();
-  TemporaryDirectory directory;
+  db::TemporaryDirectory directory;
   Witness reference;
   std::map<std::string, std::size_t> calls;
   {
@@ -116,7 +116,7 @@ TEST(CallFaults, AnyCallFails_TheEngineStopsAndNothingAcknowledgedIsLost) {
 
 // SQLite by itself says nothing of a checkpoint that fails after a commit.
 TEST(CallFaults, TheSyncOfACheckpointFails_TheEngineStopsAtOnce) {
-  TemporaryDirectory directory;
+  db::TemporaryDirectory directory;
   std::size_t syncs = 0;
   std::size_t position = 0;
   {

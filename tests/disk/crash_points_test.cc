@@ -15,8 +15,8 @@
 #include "tests/disk/fault_disk.h"
 #include "tests/disk/points.h"
 #include "tests/disk/recovery.h"
-#include "tests/disk/temporary_directory.h"
 #include "tests/disk/workload.h"
+#include "tests/unit/db/db_testing.h"
 
 namespace bitrung::disk {
 namespace {
@@ -29,7 +29,7 @@ constexpr int kDepthMax = 3;
 
 class CrashPoints : public testing::Test {
  protected:
-  TemporaryDirectory directory_;
+  db::TemporaryDirectory directory_;
 };
 
 TEST_F(CrashPoints, Workload_IsTheSameEachTime_AndUsesEveryPartOfTheStore) {
@@ -56,7 +56,7 @@ TEST_F(CrashPoints, Workload_IsTheSameEachTime_AndUsesEveryPartOfTheStore) {
   EXPECT_THAT(question.rows("SELECT DISTINCT state FROM job ORDER BY state"),
               ElementsAre("blocked", "cancelled", "ready", "running", "succeeded"));
 
-  TemporaryDirectory other;
+  db::TemporaryDirectory other;
   FaultDisk second;
   const Witness again = run_workload(second, other.path(), true);
   EXPECT_EQ(again.commits.back().content, witness.commits.back().content);

@@ -15,6 +15,7 @@
 #include "db/base/digest.h"
 #include "db/base/status.h"
 #include "server/engine/engine.h"
+#include "tests/unit/db/forwarding_store.h"
 
 namespace bitrung::disk {
 namespace {
@@ -23,63 +24,18 @@ using core::AttemptKey;
 using engine::Engine;
 
 // The real store; says when it has committed.
-class WatchedStore final : public db::Store {
+class WatchedStore final : public db::ForwardingStore {
  public:
   WatchedStore(std::unique_ptr<db::Store> store, std::function<void()> committed)
-      : store_(std::move(store)), committed_(std::move(committed)) {}
+      : ForwardingStore(std::move(store)), committed_(std::move(committed)) {}
 
-  std::int64_t term() const override { return store_->term(); }
-  absl::StatusOr<db::Snapshot> load() override { return store_->load(); }
-  absl::Status begin() override { return store_->begin(); }
   absl::Status commit() override {
     BITRUNG_RETURN_IF_ERROR(store_->commit());
     committed_();
     return absl::OkStatus();
   }
-  absl::Status insert_experiment(const db::ExperimentRow& row) override {
-    return store_->insert_experiment(row);
-  }
-  absl::Status insert_job(const db::JobSpecRow& spec, const db::JobStateRow& state) override {
-    return store_->insert_job(spec, state);
-  }
-  absl::Status update_job(const db::JobStateRow& state) override {
-    return store_->update_job(state);
-  }
-  absl::Status set_experiment_finished(ExperimentId id, std::int64_t at) override {
-    return store_->set_experiment_finished(id, at);
-  }
-  absl::Status save_attempt(const db::AttemptRow& row) override {
-    return store_->save_attempt(row);
-  }
-  absl::Status insert_pin(const db::PinRow& row) override { return store_->insert_pin(row); }
-  absl::Status insert_report(JobId job, std::string_view report) override {
-    return store_->insert_report(job, report);
-  }
-  absl::Status save_worker(const db::WorkerRow& row) override { return store_->save_worker(row); }
-  absl::Status record_artifact(const Digest& sha256, std::uint64_t size,
-                               std::int64_t now) override {
-    return store_->record_artifact(sha256, size, now);
-  }
-  absl::StatusOr<std::uint64_t> append_points(JobId job, std::uint32_t attempt, std::uint64_t first,
-                                              const std::vector<db::PointRow>& points) override {
-    return store_->append_points(job, attempt, first, points);
-  }
-  absl::StatusOr<std::uint64_t> append_logs(JobId job, std::uint32_t attempt, std::uint64_t first,
-                                            const std::vector<db::LogRow>& lines) override {
-    return store_->append_logs(job, attempt, first, lines);
-  }
-  absl::StatusOr<std::optional<db::ExperimentRow>> find_request(std::string_view id) override {
-    return store_->find_request(id);
-  }
-  absl::StatusOr<std::optional<ExperimentId>> find_active(std::string_view name,
-                                                          const Digest& graph) override {
-    return store_->find_active(name, graph);
-  }
-  absl::StatusOr<std::string> spec_json(JobId id) override { return store_->spec_json(id); }
-  absl::StatusOr<std::string> display_name(JobId id) override { return store_->display_name(id); }
 
  private:
-  std::unique_ptr<db::Store> store_;
   std::function<void()> committed_;
 };
 

@@ -11,6 +11,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "tests/unit/db/forwarding_store.h"
+
 namespace bitrung::engine {
 namespace {
 
@@ -70,61 +72,14 @@ class RecordingSink final : public SessionSink {
 };
 
 // The real store, whose commits can be made to fail.
-class BreakableStore final : public db::Store {
+class BreakableStore final : public db::ForwardingStore {
  public:
-  explicit BreakableStore(std::unique_ptr<db::Store> store) : store_(std::move(store)) {}
+  using ForwardingStore::ForwardingStore;
   std::atomic<bool> broken = false;
 
-  std::int64_t term() const override { return store_->term(); }
-  absl::StatusOr<db::Snapshot> load() override { return store_->load(); }
-  absl::Status begin() override { return store_->begin(); }
   absl::Status commit() override {
     return broken ? absl::ResourceExhaustedError("commit: the disk is full") : store_->commit();
   }
-  absl::Status insert_experiment(const db::ExperimentRow& row) override {
-    return store_->insert_experiment(row);
-  }
-  absl::Status insert_job(const db::JobSpecRow& spec, const db::JobStateRow& state) override {
-    return store_->insert_job(spec, state);
-  }
-  absl::Status update_job(const db::JobStateRow& state) override {
-    return store_->update_job(state);
-  }
-  absl::Status set_experiment_finished(ExperimentId id, std::int64_t at) override {
-    return store_->set_experiment_finished(id, at);
-  }
-  absl::Status save_attempt(const db::AttemptRow& row) override {
-    return store_->save_attempt(row);
-  }
-  absl::Status insert_pin(const db::PinRow& row) override { return store_->insert_pin(row); }
-  absl::Status insert_report(JobId job, std::string_view report) override {
-    return store_->insert_report(job, report);
-  }
-  absl::Status save_worker(const db::WorkerRow& row) override { return store_->save_worker(row); }
-  absl::Status record_artifact(const Digest& sha256, std::uint64_t size,
-                               std::int64_t now) override {
-    return store_->record_artifact(sha256, size, now);
-  }
-  absl::StatusOr<std::uint64_t> append_points(JobId job, std::uint32_t attempt, std::uint64_t first,
-                                              const std::vector<db::PointRow>& points) override {
-    return store_->append_points(job, attempt, first, points);
-  }
-  absl::StatusOr<std::uint64_t> append_logs(JobId job, std::uint32_t attempt, std::uint64_t first,
-                                            const std::vector<db::LogRow>& lines) override {
-    return store_->append_logs(job, attempt, first, lines);
-  }
-  absl::StatusOr<std::optional<db::ExperimentRow>> find_request(std::string_view id) override {
-    return store_->find_request(id);
-  }
-  absl::StatusOr<std::optional<ExperimentId>> find_active(std::string_view name,
-                                                          const Digest& graph) override {
-    return store_->find_active(name, graph);
-  }
-  absl::StatusOr<std::string> spec_json(JobId id) override { return store_->spec_json(id); }
-  absl::StatusOr<std::string> display_name(JobId id) override { return store_->display_name(id); }
-
- private:
-  std::unique_ptr<db::Store> store_;
 };
 
 // An engine on a real store in a directory; the directory outlives it, so that a test can start
