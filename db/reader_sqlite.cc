@@ -75,7 +75,9 @@ constexpr auto kOperations = std::to_array<Operation>({
      kExperimentColumns},
     {&Statements::experiment_names, "experiment_names", "SELECT DISTINCT name FROM experiment"},
     {&Statements::experiment_by_request, "experiment_by_request",
-     "SELECT {} FROM experiment AS e WHERE e.request_id = ?", kExperimentColumns},
+     "SELECT {} FROM experiment AS e WHERE e.request_id = ?1 OR e.id IN "
+     "(SELECT r.experiment_id FROM joined_request AS r WHERE r.request_id = ?1)",
+     kExperimentColumns},
     {&Statements::active_experiment, "active_experiment",
      "SELECT {} FROM experiment AS e WHERE e.name = ? AND e.graph_sha256 = ? AND EXISTS (SELECT 1 "
      "FROM job AS j WHERE j.experiment_id = e.id AND j.state IN ('blocked', 'ready', 'offered', "

@@ -93,7 +93,12 @@ class Store {
                                                     std::uint64_t first_line,
                                                     const std::vector<LogRow>& lines) = 0;
 
+  // Another submit that got this experiment as its answer.
+  virtual absl::Status insert_joined_request(std::string_view request_id,
+                                             const Digest& request_sha256, ExperimentId id) = 0;
+
   // Look-ups of the engine itself; see uncommitted rows of the running turn.
+  // The experiment that a submit got as its answer, with that submit's id and digest.
   virtual absl::StatusOr<std::optional<ExperimentRow>> find_request(
       std::string_view request_id) = 0;
   // Newest experiment of this name and graph that has a job which is not terminal.

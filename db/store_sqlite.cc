@@ -50,6 +50,7 @@ struct Statements {
   Statement update_series;
   Statement append_chunk;
   Statement insert_log_line;
+  Statement insert_joined_request;
   Statement find_request;
   Statement find_active;
   Statement spec_json;
@@ -71,6 +72,8 @@ constexpr auto kOperations = std::to_array<Operation>({
      "INSERT INTO experiment (id, name, request_id, request_sha256, graph_sha256, source_yaml, "
      "submitted_at_ms, "
      "finished_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"},
+    {&Statements::insert_joined_request, "insert_joined_request",
+     "INSERT INTO joined_request (request_id, request_sha256, experiment_id) VALUES (?, ?, ?)"},
     {&Statements::insert_job, "insert_job",
      "INSERT INTO job (id, experiment_id, name, spec_sha256, model, dataset, method, weight_bits, "
      "activation_bits, "
@@ -154,7 +157,10 @@ constexpr auto kOperations = std::to_array<Operation>({
     {&Statements::find_request, "find_request",
      "SELECT e.id, e.name, e.request_id, e.request_sha256, e.graph_sha256, e.source_yaml, "
      "e.submitted_at_ms, "
-     "e.finished_at_ms FROM experiment AS e WHERE e.request_id = ?"},
+     "e.finished_at_ms FROM experiment AS e WHERE e.request_id = ?1 UNION ALL "
+     "SELECT e.id, e.name, r.request_id, r.request_sha256, e.graph_sha256, e.source_yaml, "
+     "e.submitted_at_ms, e.finished_at_ms FROM joined_request AS r "
+     "JOIN experiment AS e ON e.id = r.experiment_id WHERE r.request_id = ?1"},
     {&Statements::find_active, "find_active",
      "SELECT e.id FROM experiment AS e WHERE e.name = ? AND e.graph_sha256 = ? AND EXISTS (SELECT "
      "1 FROM job AS j "
@@ -235,6 +241,11 @@ class SqliteStore final : public Store {
     return run_in_turn(statements_.insert_experiment, row.id, row.name, row.request_id,
                        row.request_sha256, row.graph_sha256, row.source_yaml, row.submitted_at_ms,
                        row.finished_at_ms);
+  }
+
+  absl::Status insert_joined_request(std::string_view request_id, const Digest& request_sha256,
+                                     ExperimentId id) override {
+    return run_in_turn(statements_.insert_joined_request, request_id, request_sha256, id);
   }
 
   absl::Status insert_job(const JobSpecRow& spec, const JobStateRow& state) override;

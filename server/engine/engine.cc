@@ -315,7 +315,12 @@ absl::Status Engine::record(NewExperiment experiment, const Reply<SubmitAnswer>&
   if (experiment.join_active) {
     BITRUNG_ASSIGN_OR_RETURN(const auto active,
                              store_.find_active(experiment.name, experiment.graph_sha256));
-    if (active) return answer(SubmitAnswer{*active, true});
+    if (active) {
+      BITRUNG_RETURN_IF_ERROR(ensure_transaction());
+      BITRUNG_RETURN_IF_ERROR(
+          store_.insert_joined_request(experiment.request_id, experiment.request_sha256, *active));
+      return answer(SubmitAnswer{*active, true});
+    }
   }
 
   BITRUNG_RETURN_IF_ERROR(ensure_transaction());

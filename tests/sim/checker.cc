@@ -330,8 +330,7 @@ void Checker::answered_submit(const std::string& request, const Digest& content,
   if (!answer.ok()) {
     if (absl::IsAlreadyExists(answer.status())) {
       const auto stored = tables.requests.find(request);
-      if (stored == tables.requests.end() ||
-          tables.experiments.at(stored->second).request_sha256 == content) {
+      if (stored == tables.requests.end() || stored->second.sha256 == content) {
         fail("I2", fmt::format("request {} was refused although it was sent before", request));
       }
     }
@@ -339,11 +338,11 @@ void Checker::answered_submit(const std::string& request, const Digest& content,
   }
   if (disk_.in_transaction()) fail("I1", "a submit was acknowledged before it was committed");
   const auto stored = tables.requests.find(request);
-  if (stored == tables.requests.end() || stored->second != answer->id) {
+  if (stored == tables.requests.end() || stored->second.id != answer->id) {
     fail("I1", fmt::format("request {} was acknowledged and is not stored", request));
     return;
   }
-  if (tables.experiments.at(answer->id).request_sha256 != content) {
+  if (stored->second.sha256 != content) {
     fail("I2", fmt::format("request {} was answered for another content", request));
   }
   if (earlier != submits_.end() && earlier->second.id != answer->id) {
@@ -447,7 +446,7 @@ void Checker::audit(Micros now) {
   const Tables& tables = disk_.tables();
   for (const auto& [request, acknowledged] : submits_) {
     const auto stored = tables.requests.find(request);
-    if (stored == tables.requests.end() || stored->second != acknowledged.id) {
+    if (stored == tables.requests.end() || stored->second.id != acknowledged.id) {
       fail("I1", fmt::format("request {} was acknowledged and is gone", request));
     }
   }

@@ -27,6 +27,14 @@ engine::NewExperiment Client::draw_experiment() {
   Random& random = sim_.random();
   engine::NewExperiment experiment;
   const std::size_t number = requests_.size() + 1;
+  if (!requests_.empty() && random.one_in(5)) {
+    // The same graph once more, as `bitrung run` sends it: joins the first while that is active.
+    experiment = requests_[random.below(requests_.size())].experiment;
+    experiment.request_id = fmt::format("request-{}", number);
+    experiment.request_sha256 = content_digest(random.next());
+    experiment.join_active = true;
+    return experiment;
+  }
   experiment.name = fmt::format("experiment-{}", number);
   experiment.request_id = fmt::format("request-{}", number);
   experiment.request_sha256 = content_digest(random.next());

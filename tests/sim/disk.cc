@@ -84,7 +84,7 @@ class SimStore final : public db::Store {
       status = refused("an experiment of this number or request is stored");
     } else {
       tables.experiments[row.id] = row;
-      tables.requests.emplace(row.request_id, row.id);
+      tables.requests.emplace(row.request_id, Tables::Request{row.request_sha256, row.id});
       undo([&tables, id = row.id, request = row.request_id] {
         tables.experiments.erase(id);
         tables.requests.erase(request);
@@ -92,6 +92,21 @@ class SimStore final : public db::Store {
     }
     return agree("insert_experiment", status,
                  [&](db::Store& real) { return real.insert_experiment(row); });
+  }
+
+  absl::Status insert_joined_request(std::string_view request_id, const Digest& request_sha256,
+                                     ExperimentId id) override {
+    Tables& tables = disk_.tables_;
+    absl::Status status;
+    if (tables.requests.contains(request_id) || !tables.experiments.contains(id)) {
+      status = refused("a request of this id is stored, or its experiment is not");
+    } else {
+      tables.requests.emplace(request_id, Tables::Request{request_sha256, id});
+      undo([&tables, request = std::string(request_id)] { tables.requests.erase(request); });
+    }
+    return agree("insert_joined_request", status, [&](db::Store& real) {
+      return real.insert_joined_request(request_id, request_sha256, id);
+    });
   }
 
   absl::Status insert_job(const db::JobSpecRow& spec, const db::JobStateRow& state) override {
@@ -205,7 +220,9 @@ class SimStore final : public db::Store {
     std::optional<db::ExperimentRow> found;
     const auto request = disk_.tables_.requests.find(request_id);
     if (request != disk_.tables_.requests.end()) {
-      found = disk_.tables_.experiments.at(request->second);
+      found = disk_.tables_.experiments.at(request->second.id);
+      found->request_id = request_id;
+      found->request_sha256 = request->second.sha256;
     }
     if (real_) {
       const auto other = real_->find_request(request_id);

@@ -38,7 +38,11 @@ struct Tables {
   };
   std::int64_t term = 0;
   std::map<ExperimentId, db::ExperimentRow> experiments;
-  std::map<std::string, ExperimentId, std::less<>> requests;
+  struct Request {
+    Digest sha256;
+    ExperimentId id{};
+  };
+  std::map<std::string, Request, std::less<>> requests;
   std::vector<Job> jobs;  // Job n stands at n-1.
   std::map<AttemptId, Attempt> attempts;
   std::map<std::pair<ExperimentId, std::string>, Digest> pins;

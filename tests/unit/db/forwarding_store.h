@@ -48,6 +48,10 @@ class ForwardingStore : public Store {
                                             const std::vector<LogRow>& lines) override {
     return store_->append_logs(job, attempt, first, lines);
   }
+  absl::Status insert_joined_request(std::string_view request_id, const Digest& request_sha256,
+                                     ExperimentId id) override {
+    return store_->insert_joined_request(request_id, request_sha256, id);
+  }
   absl::StatusOr<std::optional<ExperimentRow>> find_request(std::string_view id) override {
     return store_->find_request(id);
   }

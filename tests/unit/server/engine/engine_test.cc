@@ -248,6 +248,32 @@ TEST_F(EngineTest, Submit_JoiningAnActiveEqualExperiment_RecordsNothing) {
   EXPECT_NE(engine.submit(again).value().id, first.id);
 }
 
+TEST_F(EngineTest, Submit_ThatJoined_Repeated_GetsTheFirstAnswer_AlsoWhenTheExperimentHasEnded) {
+  SubmitAnswer first;
+  NewExperiment joining = two_jobs("r2");
+  joining.join_active = true;
+  {
+    RunningEngine engine(directory_, clock_);
+    first = engine.submit(two_jobs("r1")).value();
+    EXPECT_EQ(engine.submit(joining).value().id, first.id);
+    EXPECT_EQ(engine.submit(joining).value().id, first.id);
+    std::promise<absl::StatusOr<std::uint32_t>> cancelled;
+    engine->cancel({JobId{1}, JobId{2}}, [&](const absl::StatusOr<std::uint32_t>& changed) {
+      cancelled.set_value(changed);
+    });
+    EXPECT_EQ(cancelled.get_future().get().value(), 2);
+    EXPECT_EQ(engine.submit(joining).value().id, first.id);
+  }
+  RunningEngine restarted(directory_, clock_);
+  EXPECT_EQ(restarted.submit(joining).value().id, first.id);
+  EXPECT_TRUE(restarted.submit(joining).value().already_submitted);
+  NewExperiment other = two_jobs("r2", "other");
+  EXPECT_TRUE(absl::IsAlreadyExists(restarted.submit(other).status()));
+  // A new submit begins a new experiment now.
+  joining.request_id = "r3";
+  EXPECT_NE(restarted.submit(joining).value().id, first.id);
+}
+
 TEST_F(EngineTest, Submits_OfOneTurn_AreBothRecorded_AndSeeEachOther) {
   RunningEngine engine(directory_, clock_);
   std::vector<std::promise<absl::StatusOr<SubmitAnswer>>> answers(3);
