@@ -179,6 +179,7 @@ absl::StatusOr<int> serve(const Options& options) {
   settings.term = store->term();
   settings.lease =
       std::chrono::milliseconds(static_cast<std::int64_t>(options.lease_seconds * 1000));
+  settings.lease_margin = core::lease_margin_for(settings.lease);
   engine::Engine engine(*store, *engine_reader, settings, *clock, publisher, std::ref(failure));
   failure.stops(engine);
   BITRUNG_RETURN_IF_ERROR(engine.load());

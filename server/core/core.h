@@ -34,11 +34,15 @@ struct Now {
   std::int64_t wall_ms = 0;               // Since 1970; recorded for people only.
 };
 
+// How long after its end a lease is waited for. More than 2·r·lease/(1−r) plus 3 s to stop a
+// trainer, for clocks whose rates differ by r = 5 %: 10 s for 60 s.
+constexpr std::chrono::milliseconds lease_margin_for(std::chrono::milliseconds lease) {
+  return (lease + std::chrono::milliseconds(30'000)) / 9;
+}
+
 struct Settings {
   std::chrono::milliseconds lease{60'000};
-  // Must exceed 2·r·lease/(1−r) plus the time to stop a trainer, for clocks whose rates differ by
-  // r: 5 % gives 9.3 s.
-  std::chrono::milliseconds lease_margin{10'000};
+  std::chrono::milliseconds lease_margin = lease_margin_for(lease);
   std::chrono::milliseconds retry_delay_first{1'000};  // Doubles with each retry used.
   std::chrono::milliseconds retry_delay_max{300'000};
   // A job that took this many workers with it is failed: it may be what kills them.
