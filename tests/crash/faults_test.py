@@ -7,6 +7,7 @@ import argparse
 import os
 import pathlib
 import random
+import signal
 import subprocess
 import sys
 import unittest
@@ -55,4 +56,5 @@ if __name__ == "__main__":
     parser.add_argument("--faults", type=int, default=20)
     parser.add_argument("--seed", type=int, default=None)
     OPTIONS = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # Its programs end with it.
     unittest.main(argv=[sys.argv[0], "-v"])

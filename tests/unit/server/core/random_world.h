@@ -53,6 +53,7 @@ class RandomWorld {
 
   const Below below_;
   World world_;
+  bool calm_ = false;  // Nothing is lost any more.
   std::size_t experiments_ = 0;
   std::map<std::string, std::set<AttemptKey>> held_;  // What each worker believes to hold.
   std::set<AttemptKey> to_cancel_;
