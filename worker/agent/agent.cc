@@ -36,6 +36,13 @@ absl::Status sync_all(const std::vector<FileDescriptor>& files) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<Digest> put_no_op_model(const StateDirectory& state, db::ArtifactStore& cache) {
+  const std::filesystem::path path = state.path() / "no-op.safetensors";
+  BITRUNG_RETURN_IF_ERROR(write_file_durably(path, no_op_model(), 0600));
+  BITRUNG_ASSIGN_OR_RETURN(const db::ArtifactStore::Stored stored, cache.put_file(path));
+  return stored.sha256;
+}
+
 CoreOptions core_options(const AgentOptions& options) {
   CoreOptions core;
   core.slots = static_cast<std::uint32_t>(options.slots.size());
@@ -79,8 +86,15 @@ absl::StatusOr<std::unique_ptr<Agent>> Agent::create(asio::io_context& io,
   }
   BITRUNG_ASSIGN_OR_RETURN(db::ArtifactStore cache,
                            db::ArtifactStore::open(state.path() / "cache"));
-  return std::unique_ptr<Agent>(new Agent(io, state, std::move(options), std::move(cache),
-                                          std::move(recovered), std::move(spools)));
+  std::optional<Digest> no_op_model;
+  if (options.no_op) {
+    BITRUNG_ASSIGN_OR_RETURN(no_op_model, put_no_op_model(state, cache));
+  }
+  auto agent = std::unique_ptr<Agent>(new Agent(io, state, std::move(options), std::move(cache),
+                                                std::move(recovered), std::move(spools)));
+  if (no_op_model) agent->no_op_trace_.open(state.path() / "no-op.trace");
+  agent->no_op_model_ = no_op_model;
+  return agent;
 }
 
 Agent::Agent(asio::io_context& io, const StateDirectory& state, AgentOptions options,
@@ -346,6 +360,10 @@ void Agent::perform(const PersistOutcome& action) {
 }
 
 void Agent::perform(const StoreFile& action) {
+  if (no_op_model_) {  // The same bytes for all of them.
+    pins_.add(action.key, *no_op_model_);
+    return step(FileStored{action.key, action.purpose, action.epoch, *no_op_model_});
+  }
   run_on(disk_, [this, action]() -> Event {
     const absl::StatusOr<db::ArtifactStore::Stored> stored = cache_.put_file(action.path);
     if (!stored.ok()) {
@@ -374,11 +392,13 @@ void Agent::perform(const FetchInputs& action) {
 }
 
 void Agent::perform(const Upload& action) {
+  if (no_op_model_uploaded_) return step(Uploaded{action.key, action.artifact});
   run_on(network_, [this, action]() -> Event {
     if (auto problem = transfers_.upload(action.artifact)) {
       return UploadFailed{action.key, action.artifact, problem->permanent,
                           std::move(problem->message)};
     }
+    if (options_.no_op) asio::post(io_, [this] { no_op_model_uploaded_ = true; });
     return Uploaded{action.key, action.artifact};
   });
 }
@@ -424,7 +444,28 @@ void Agent::scan_datasets() {
 
 // ---- Trainers ----
 
+void Agent::do_nothing(const Offer& offer) {
+  no_op_trace_
+      << number(offer.key.job) << ' '
+      << std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count()
+      << '\n';
+  const auto say = [&](TrainingEvent event) {
+    step(TrainerSaid{offer.slot, to_string(offer.key), std::move(event)});
+  };
+  say(TrainingStarted{});
+  const std::uint64_t points = options_.no_op->points;
+  for (std::uint64_t first = 1; first <= points; first += kPointsPerBatchMax) {
+    say(PointsMeasured{
+        no_op_points(first, std::min<std::uint64_t>(kPointsPerBatchMax, points - first + 1))});
+  }
+  TrainingSucceeded success;
+  success.result.duration_seconds = 1e-3;
+  success.result.images_per_second = 1;
+  say(std::move(success));
+}
+
 void Agent::perform(const StartTrainer& action) {
+  if (options_.no_op) return step(TrainerReady{action.slot});
   const Slot& slot = options_.slots[action.slot];
   const TrainerLaunch launch{
       options_.trainer,
@@ -469,6 +510,7 @@ void Agent::perform(const KillTrainer& action) {
 }
 
 void Agent::perform(const SendTrain& action) {
+  if (options_.no_op) return do_nothing(action.offer);
   if (!trainers_[action.slot]) return;
   trainers_[action.slot]->write(train_command(action.offer, layout_.work(action.offer.key).string(),
                                               action.data_dir, action.paths));

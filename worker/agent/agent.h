@@ -8,9 +8,11 @@
 #include <cstdint>
 #include <deque>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -24,6 +26,7 @@
 #include "db/artifacts.h"
 #include "worker/agent/core.h"
 #include "worker/agent/dataset_catalog.h"
+#include "worker/agent/no_op.h"
 #include "worker/agent/session.h"
 #include "worker/agent/spool.h"
 #include "worker/agent/state_directory.h"
@@ -47,6 +50,8 @@ struct AgentOptions {
   // Artifacts kept for the next jobs; a teacher serves all its students.
   std::uint64_t cache_bytes_max = std::uint64_t{20} << 30;
   milliseconds dataset_scan_interval = std::chrono::seconds(30);
+  // Set: no trainer is started, and every attempt succeeds at once (see no_op.h).
+  std::optional<NoOpOptions> no_op;
 };
 
 class Agent {
@@ -115,6 +120,9 @@ class Agent {
   void perform(const LogText& action);
   void perform(const Exit& action);
 
+  // The trainer's part of an attempt, without one.
+  void do_nothing(const Offer& offer);
+
   void send(v1::OpenSessionRequest request);
   void received(SessionId session, const v1::OpenSessionResponse& response);
   void on_trainer_event(std::uint32_t slot, std::string_view line);
@@ -147,6 +155,9 @@ class Agent {
   std::vector<std::unique_ptr<TrainerProcess>> trainers_;
   DatasetCatalog datasets_;
   std::set<std::string> dataset_problems_;  // Each is said once.
+  std::optional<Digest> no_op_model_;       // Once it is in the cache.
+  bool no_op_model_uploaded_ = false;
+  std::ofstream no_op_trace_;  // Per attempt its job and when it began, in monotonic nanoseconds.
 
   std::deque<Event> events_;
   bool stepping_ = false;

@@ -50,6 +50,8 @@ struct Flags {
   bool die_with_parent = false;
   double silence_timeout_seconds = 300;
   std::string log_level = "info";
+  bool no_op = false;
+  std::uint32_t no_op_points = 0;
 };
 
 std::vector<int> allowed_cores() {
@@ -103,27 +105,37 @@ absl::StatusOr<std::string> read_token(const std::string& path) {
   return token;
 }
 
-absl::Status run(const Flags& flags) {
-  AgentOptions options;
-  BITRUNG_ASSIGN_OR_RETURN(options.server, parse_address(flags.server));
-  BITRUNG_ASSIGN_OR_RETURN(options.token, read_token(flags.token_file));
+// Fills in who trains and where; asks the trainer what there is.
+absl::StatusOr<Inventory> find_slots(const Flags& flags, AgentOptions& options) {
+  if (flags.no_op) {
+    options.no_op = NoOpOptions{.points = flags.no_op_points};
+    options.slots = no_op_slots(std::max(flags.slots, 1U));
+    return Inventory{.numerics = kNoOpNumerics, .torch = "none", .devices = {}};
+  }
   BITRUNG_ASSIGN_OR_RETURN(options.trainer, find_program(flags.trainer, "bitrung-trainer"));
-  BITRUNG_ASSIGN_OR_RETURN(const StateDirectory state, StateDirectory::open(flags.state_directory));
-
   BITRUNG_ASSIGN_OR_RETURN(const std::string text,
                            run_trainer({options.trainer, {"--inventory"}, {}}, kInventoryTimeout));
-  BITRUNG_ASSIGN_OR_RETURN(const Inventory inventory, parse_inventory(text));
+  BITRUNG_ASSIGN_OR_RETURN(Inventory inventory, parse_inventory(text));
   BITRUNG_ASSIGN_OR_RETURN(
       options.slots,
       lay_out_slots(inventory, allowed_cores(),
                     flags.slots > 0 ? std::optional<std::uint32_t>(flags.slots) : std::nullopt));
+  return inventory;
+}
+
+absl::Status run(const Flags& flags) {
+  AgentOptions options;
+  BITRUNG_ASSIGN_OR_RETURN(options.server, parse_address(flags.server));
+  BITRUNG_ASSIGN_OR_RETURN(options.token, read_token(flags.token_file));
+  BITRUNG_ASSIGN_OR_RETURN(const StateDirectory state, StateDirectory::open(flags.state_directory));
+  BITRUNG_ASSIGN_OR_RETURN(const Inventory inventory, find_slots(flags, options));
   options.name = flags.name.empty() ? host_name() : flags.name;
   options.version = BITRUNG_VERSION;
   options.numerics = inventory.numerics;
   options.data_directories = data_directories(flags);
   options.locate = locate;
   options.silence_timeout = milliseconds{std::llround(flags.silence_timeout_seconds * 1000)};
-  for (std::size_t i = 0; i < options.slots.size(); ++i) {
+  for (std::size_t i = 0; i < options.slots.size() && !options.no_op; ++i) {
     const Slot& slot = options.slots[i];
     spdlog::info("slot {}: {} ({}), {} threads{}", i, slot.device.device, slot.device.name,
                  slot.threads,
@@ -180,6 +192,9 @@ int main_with(int argc, char** argv) {
   app.add_option("--log-level", flags.log_level, "debug, info, warning or error")
       ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
       ->capture_default_str();
+  // For benchmarks of the coordinator; in no help text, since nobody wants such results.
+  app.add_flag("--no-op", flags.no_op)->group("");
+  app.add_option("--no-op-points", flags.no_op_points)->group("");
   app.set_version_flag("--version", std::string("bitrung-worker ") + BITRUNG_VERSION);
   try {
     app.parse(argc, argv);
