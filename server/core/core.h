@@ -48,6 +48,9 @@ struct Settings {
   // A job that took this many workers with it is failed: it may be what kills them.
   std::uint32_t losses_max = 20;
   std::int64_t term = 0;
+  // What the server holds at most; a submit beyond is refused (by the engine).
+  std::int64_t experiments_max = 10'000;
+  std::int64_t jobs_max = 1'000'000;
 };
 
 struct AttemptKey {

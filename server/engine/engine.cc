@@ -46,6 +46,8 @@ Engine::~Engine() = default;
 absl::Status Engine::load() {
   BITRUNG_ASSIGN_OR_RETURN(const db::Snapshot snapshot, store_.load());
   core_ = std::make_unique<core::Core>(settings_, snapshot, clock_.now());
+  experiments_stored_ = snapshot.next_experiment_id - 1;  // None is ever removed.
+  jobs_stored_ = snapshot.next_job_id - 1;
   take(core_->started());
   BITRUNG_RETURN_IF_ERROR(write_rows());
   if (turn_.in_transaction) BITRUNG_RETURN_IF_ERROR(store_.commit());
@@ -296,6 +298,24 @@ void Engine::submit(NewExperiment experiment, Reply<SubmitAnswer> reply) {
            .abandon = [reply](const absl::Status& status) { reply(status); }});
 }
 
+absl::Status Engine::admit(const NewExperiment& experiment) const {
+  constexpr std::string_view kRemedy =
+      "start another server with a new --state-dir for what comes, and keep this one for its "
+      "results";
+  if (experiments_stored_ >= settings_.experiments_max) {
+    return absl::ResourceExhaustedError(
+        fmt::format("the server holds {} experiments, the limit is {}; {}", experiments_stored_,
+                    settings_.experiments_max, kRemedy));
+  }
+  const auto added = static_cast<std::int64_t>(experiment.nodes.size());
+  if (added > settings_.jobs_max - jobs_stored_) {
+    return absl::ResourceExhaustedError(
+        fmt::format("the server holds {} jobs and the experiment has {}, the limit is {}; {}",
+                    jobs_stored_, added, settings_.jobs_max, kRemedy));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Engine::record(NewExperiment experiment, const Reply<SubmitAnswer>& reply) {
   const auto answer = [&](absl::StatusOr<SubmitAnswer> value) {
     turn_.outbox.push_back([reply, value = std::move(value)] {
@@ -322,6 +342,7 @@ absl::Status Engine::record(NewExperiment experiment, const Reply<SubmitAnswer>&
       return answer(SubmitAnswer{*active, true});
     }
   }
+  if (absl::Status full = admit(experiment); !full.ok()) return answer(std::move(full));
 
   BITRUNG_RETURN_IF_ERROR(ensure_transaction());
   core::Effects effects = core_->step(core::Submit{std::move(experiment.nodes)}, clock_.now());
@@ -349,6 +370,8 @@ absl::Status Engine::record(NewExperiment experiment, const Reply<SubmitAnswer>&
     }
     turn_.new_jobs.emplace(number(row.id), std::move(row));
   }
+  experiments_stored_ += 1;
+  jobs_stored_ += add.job_count;
   const SubmitAnswer result{add.id, false};
   take(std::move(effects));
   BITRUNG_RETURN_IF_ERROR(write_rows());  // A second submit of this turn must find it.

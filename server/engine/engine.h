@@ -151,6 +151,8 @@ class Engine {
   absl::Status write_rows();
   absl::Status ensure_transaction();
   absl::Status record(NewExperiment experiment, const Reply<SubmitAnswer>& reply);
+  // RESOURCE_EXHAUSTED if the server holds too much already.
+  absl::Status admit(const NewExperiment& experiment) const;
   Input change_jobs(core::Event event, Reply<std::uint32_t> reply);
   // Rows of an attempt's spool: written if its session speaks for it, else fenced. `recorded` runs
   // after the commit.
@@ -198,6 +200,8 @@ class Engine {
   };
   Turn turn_;
   std::unique_ptr<core::Core> core_;
+  std::int64_t experiments_stored_ = 0;
+  std::int64_t jobs_stored_ = 0;
 
   std::mutex sinks_mutex_;
   std::int64_t next_session_ = 1;

@@ -134,8 +134,9 @@ class Comparison {
       for (const auto& [name, set] : all) {
         std::vector<std::string>& list = values[name].*member;
         list.assign(set.begin(), set.end());
-        std::ranges::sort(list, [&](const std::string& left, const std::string& right) {
-          return value_before(name, &left, &right);
+        const std::string& option = name;  // clang 14 captures no structured binding.
+        std::ranges::sort(list, [&option](const std::string& left, const std::string& right) {
+          return value_before(option, &left, &right);
         });
       }
     };

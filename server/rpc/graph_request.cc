@@ -10,6 +10,7 @@
 #include "db/base/status.h"
 #include "server/core/graph.h"
 #include "server/rpc/convert.h"
+#include "server/rpc/json_depth.h"
 
 namespace bitrung::rpc {
 namespace {
@@ -43,6 +44,10 @@ absl::Status read_spec(const v1::JobNode& node, db::JobSpecRow& row) {
     return absl::ResourceExhaustedError(
         fmt::format("job \"{}\": its options have {} bytes, the limit is {}", node.name(),
                     node.spec_json().size(), kSpecBytesMax));
+  }
+  if (!is_nested_at_most(node.spec_json(), kSpecDepthMax)) {
+    return invalid(node.name(),
+                   fmt::format("spec_json is nested deeper than {} levels", kSpecDepthMax));
   }
   const nlohmann::json spec =
       nlohmann::json::parse(node.spec_json(), nullptr, /*allow_exceptions=*/false);

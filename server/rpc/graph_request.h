@@ -14,6 +14,7 @@ namespace bitrung::rpc {
 // Largest number of jobs of one experiment, and of inputs over all of them.
 inline constexpr int kJobsPerExperimentMax = 100'000;
 inline constexpr std::size_t kSpecBytesMax = std::size_t{64} << 10;
+inline constexpr int kSpecDepthMax = 32;
 
 // rows and nodes of the graph; names, options, inputs and their acyclicity are checked.
 // InvalidArgument or ResourceExhausted with the job's name, the value and what is allowed.

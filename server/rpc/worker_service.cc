@@ -13,16 +13,15 @@
 #include "server/rpc/convert.h"
 #include "server/rpc/report.h"
 #include "server/rpc/services.h"
+#include "server/rpc/session_limits.h"
 
 namespace bitrung::rpc {
 namespace {
 
-constexpr int kPointsPerMessageMax = 1000;
 constexpr int kLinesPerMessageMax = 1000;
 constexpr std::size_t kLogTextBytesMax = 4096;
 constexpr std::size_t kSeriesNameBytesMax = 64;
 constexpr std::size_t kWorkerTextBytesMax = 256;
-constexpr int kSlotsMax = 1024;
 
 core::AttemptKey from_proto(const v1::AttemptKey& key) {
   return {JobId{key.job_id()}, key.attempt()};
@@ -76,10 +75,6 @@ absl::StatusOr<core::SessionOpened> from_proto(const v1::Hello& hello, SessionId
 }
 
 absl::StatusOr<std::vector<db::PointRow>> from_proto(const v1::Metrics& metrics) {
-  if (metrics.points_size() > kPointsPerMessageMax) {
-    return absl::ResourceExhaustedError(fmt::format("{} points in one message, the limit is {}",
-                                                    metrics.points_size(), kPointsPerMessageMax));
-  }
   for (const std::string& series : metrics.names()) {
     if (series.size() > kSeriesNameBytesMax || !is_valid_name(series)) {
       return absl::InvalidArgumentError(
@@ -171,10 +166,16 @@ class Session final
       return finish({grpc::StatusCode::ABORTED, close->reason});
     }
     fill(message, response);
-    const std::lock_guard lock(mutex_);
-    if (finished_) return;
-    out_.push_back(std::move(response));
-    if (out_.size() == 1) StartWrite(&out_.front());
+    absl::Status queued;
+    {
+      const std::lock_guard lock(mutex_);
+      if (finished_) return;
+      out_bytes_ += response.ByteSizeLong();
+      out_.push_back(std::move(response));
+      if (out_.size() == 1) StartWrite(&out_.front());
+      queued = check_queue(out_.size(), out_bytes_);
+    }
+    if (!queued.ok()) finish(to_grpc(queued));
   }
 
  private:
@@ -209,6 +210,7 @@ class Session final
 
   void OnWriteDone(bool ok) override {
     const std::lock_guard lock(mutex_);
+    out_bytes_ -= out_.front().ByteSizeLong();
     out_.pop_front();
     if (!ok || finished_) return;
     if (!out_.empty()) StartWrite(&out_.front());
@@ -227,6 +229,7 @@ class Session final
   }
 
   absl::Status handle(const v1::OpenSessionRequest& request) {
+    BITRUNG_RETURN_IF_ERROR(limits_.check(request));
     if (request.has_hello() == greeted_) {
       return absl::FailedPreconditionError("a session begins with one Hello and has no second");
     }
@@ -362,9 +365,11 @@ class Session final
   const std::shared_ptr<Sink> sink_;
   const SessionId id_;
   bool greeted_ = false;
+  SessionLimits limits_;
   v1::OpenSessionRequest request_;
   std::mutex mutex_;
   std::deque<v1::OpenSessionResponse> out_;  // The front is being written.
+  std::size_t out_bytes_ = 0;                // Of them all.
   bool finished_ = false;
 };
 

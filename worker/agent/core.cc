@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <type_traits>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -703,10 +704,33 @@ void Core::train(Attempt& attempt, const TrainingStarted& event) {
   }
 }
 
+std::vector<Point> Core::admitted(Attempt& attempt, const std::vector<Point>& points) {
+  std::vector<Point> kept;
+  kept.reserve(points.size());
+  for (const Point& point : points) {
+    if (!attempt.series.contains(point.series)) {
+      if (attempt.series.size() >= kSeriesPerAttemptMax) {
+        if (!std::exchange(attempt.series_left_out, true)) {
+          log(LogLevel::kWarning,
+              fmt::format("attempt {} has more than {} series, the limit; \"{}\" and any other new "
+                          "one is left out",
+                          to_string(attempt.offer.key), kSeriesPerAttemptMax, point.series));
+        }
+        continue;
+      }
+      attempt.series.insert(point.series);
+    }
+    kept.push_back(point);
+  }
+  return kept;
+}
+
 void Core::train(Attempt& attempt, const PointsMeasured& event) {
   if (attempt.stop == Stop::kFence || attempt.stop == Stop::kSpool || event.points.empty()) return;
-  actions_.push_back(AppendPoints{attempt.offer.key, event.points});
-  attempt.points.position.written += event.points.size();
+  std::vector<Point> points = admitted(attempt, event.points);
+  if (points.empty()) return;
+  attempt.points.position.written += points.size();
+  actions_.push_back(AppendPoints{attempt.offer.key, std::move(points)});
   pump(attempt);
 }
 

@@ -23,6 +23,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <variant>
 #include <vector>
@@ -410,6 +411,8 @@ class Core {
     std::optional<std::uint32_t> resumed_epoch;  // Set once training has started.
     std::optional<Progress> progress;
     Stream points;
+    std::set<std::string, std::less<>> series;  // Met in the points so far.
+    bool series_left_out = false;               // There were too many, and it was said.
     Stream lines;
     std::map<Digest, std::string> inputs;
     std::optional<Time> timeout_at;
@@ -472,6 +475,8 @@ class Core {
 
   void train(Attempt& attempt, const TrainingStarted& event);
   void train(Attempt& attempt, const PointsMeasured& event);
+  // Points of the series that an attempt may have; the rest is left out, and said once.
+  std::vector<Point> admitted(Attempt& attempt, const std::vector<Point>& points);
   void train(Attempt& attempt, const ProgressMade& event);
   void train(Attempt& attempt, const CheckpointWritten& event);
   void train(Attempt& attempt, const TrainingSucceeded& event);

@@ -31,6 +31,8 @@ inline constexpr std::size_t kLineBytesMax = 4096;
 // Names of series are short words (is_valid_name). The server ends a session in which another one
 // is said, and a batch with it would be said again in the next.
 inline constexpr std::size_t kSeriesNameBytesMax = 64;
+// Of one attempt. The server ends a session in which there are more.
+inline constexpr std::size_t kSeriesPerAttemptMax = 1000;
 // A report that fits a message with the numbers beside it, and the trainer's line of 1 MiB.
 inline constexpr std::size_t kReportBytesMax = std::size_t{768} << 10;
 

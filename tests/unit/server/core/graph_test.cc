@@ -175,6 +175,20 @@ TEST(Graph, OneChildTooMany_IsRefusedWithTheLimit) {
   EXPECT_THAT(refusal(jobs), HasSubstr("job 0 has more than 10000 children"));
 }
 
+TEST(Graph, OneEdgeTooMany_IsRefusedWithTheLimit) {
+  // 100 jobs with 10,000 parents each.
+  constexpr std::uint32_t kChildren = kEdgesPerExperimentMax / kParentsPerJobMax;
+  std::vector<NewJob> jobs(kParentsPerJobMax + kChildren + 1);
+  for (std::uint32_t child = 0; child < kChildren; ++child) {
+    for (std::uint32_t parent = 0; parent < kParentsPerJobMax; ++parent) {
+      jobs[kParentsPerJobMax + child].inputs.push_back({InputRole::kTeacher, parent, std::nullopt});
+    }
+  }
+  EXPECT_TRUE(check_graph(jobs).ok());
+  jobs.back().inputs.push_back({InputRole::kTeacher, 0, std::nullopt});
+  EXPECT_THAT(refusal(jobs), HasSubstr("the limit is 1000000"));
+}
+
 TEST(Graph, OneParentTooMany_IsRefusedWithTheLimit) {
   std::vector<NewJob> jobs(2);
   jobs[1].inputs.assign(kParentsPerJobMax + 1, {InputRole::kTeacher, 0, std::nullopt});

@@ -86,10 +86,10 @@ class BreakableStore final : public db::ForwardingStore {
 // another one on it.
 class RunningEngine {
  public:
-  RunningEngine(const std::filesystem::path& directory, ManualClock& clock)
+  RunningEngine(const std::filesystem::path& directory, ManualClock& clock,
+                core::Settings settings = {})
       : store_(db::Store::open(directory).value()),
         reader_(db::StoreReader::open(directory).value()) {
-    core::Settings settings;
     settings.term = store_.term();
     engine_ =
         std::make_unique<Engine>(store_, *reader_, settings, clock, publisher_,
@@ -272,6 +272,34 @@ TEST_F(EngineTest, Submit_ThatJoined_Repeated_GetsTheFirstAnswer_AlsoWhenTheExpe
   // A new submit begins a new experiment now.
   joining.request_id = "r3";
   EXPECT_NE(restarted.submit(joining).value().id, first.id);
+}
+
+TEST_F(EngineTest, Submit_BeyondWhatTheServerMayHold_IsRefused_AlsoAfterARestart) {
+  core::Settings settings;
+  settings.experiments_max = 3;
+  settings.jobs_max = 5;
+  SubmitAnswer first;
+  {
+    RunningEngine engine(directory_, clock_, settings);
+    first = engine.submit(two_jobs("r1")).value();
+    EXPECT_TRUE(engine.submit(two_jobs("r2", "b")).ok());
+    const absl::Status full = engine.submit(two_jobs("r3", "c")).status();
+    EXPECT_TRUE(absl::IsResourceExhausted(full));
+    EXPECT_THAT(full.message(), testing::HasSubstr("holds 4 jobs and the experiment has 2, the "
+                                                   "limit is 5"));
+  }
+  settings.jobs_max = 6;
+  {
+    RunningEngine engine(directory_, clock_, settings);
+    EXPECT_TRUE(engine.submit(two_jobs("r3", "c")).ok());
+  }
+  settings.jobs_max = 100;
+  RunningEngine engine(directory_, clock_, settings);
+  const absl::Status full = engine.submit(two_jobs("r4", "d")).status();
+  EXPECT_TRUE(absl::IsResourceExhausted(full));
+  EXPECT_THAT(full.message(), testing::HasSubstr("holds 3 experiments, the limit is 3"));
+  // What is there gets its answer all the same.
+  EXPECT_EQ(engine.submit(two_jobs("r1")).value().id, first.id);
 }
 
 TEST_F(EngineTest, Submits_OfOneTurn_AreBothRecorded_AndSeeEachOther) {

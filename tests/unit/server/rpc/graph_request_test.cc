@@ -114,6 +114,58 @@ TEST(ConvertSubmit, SchedulingOptions_AreNotPartOfTheGraph) {
   EXPECT_NE(convert_submit(two_jobs())->graph_sha256, convert_submit(other)->graph_sha256);
 }
 
+// The options of job 0 with another member, which the server does not read.
+std::string spec_with(const std::string& member) {
+  std::string spec = two_jobs().jobs(0).spec_json();
+  spec.insert(spec.rfind('}'), ",\"extra\":" + member);
+  return spec;
+}
+
+TEST(ConvertSubmit, OptionsAtTheirLimits_AreAccepted_AndBeyondRefused) {
+  v1::SubmitExperimentRequest request = two_jobs();
+  const auto with = [&](const std::string& member) {
+    request.mutable_jobs(0)->set_spec_json(spec_with(member));
+    return convert_submit(request).status();
+  };
+  const auto nested = [](std::size_t depth) {
+    return std::string(depth, '[') + std::string(depth, ']');
+  };
+  EXPECT_TRUE(with(nested(31)).ok());  // In the object: 32 levels.
+  EXPECT_THAT(with(nested(32)).message(), testing::HasSubstr("nested deeper than 32 levels"));
+
+  const std::size_t frame = spec_with("\"\"").size();
+  const auto filled = [&](std::size_t bytes) {
+    return "\"" + std::string(bytes - frame, 'x') + "\"";
+  };
+  EXPECT_TRUE(with(filled(65'536)).ok());
+  EXPECT_THAT(with(filled(65'537)).message(),
+              testing::HasSubstr("65537 bytes, the limit is 65536"));
+}
+
+TEST(ConvertSubmit, NamesAndTextsAtTheirLimits_AreAccepted_AndBeyondRefused) {
+  const auto status = [](const auto& change) {
+    v1::SubmitExperimentRequest request = two_jobs();
+    change(request);
+    return convert_submit(request).status();
+  };
+  for (const std::size_t over : {0, 1}) {
+    const absl::StatusCode code =
+        over == 0 ? absl::StatusCode::kOk : absl::StatusCode::kInvalidArgument;
+    const std::string name(128 + over, 'x');
+    EXPECT_EQ(status([&](auto& r) { r.set_name(name); }).code(), code);
+    EXPECT_EQ(status([&](auto& r) { r.mutable_jobs(0)->set_name(name); }).code(), code);
+    EXPECT_EQ(status([&](auto& r) { r.mutable_jobs(0)->add_aliases(name); }).code(), code);
+    EXPECT_EQ(status([&](auto& r) { r.set_request_id(std::string(64 + over, 'x')); }).code(), code);
+    EXPECT_EQ(status([&](auto& r) {
+                r.mutable_jobs(0)->set_retries(static_cast<std::uint32_t>(100 + over));
+              }).code(),
+              code);
+    EXPECT_EQ(
+        status([&](auto& r) { r.set_source_yaml(std::string((4 << 20) + over, 'x')); }).code(),
+        over == 0 ? absl::StatusCode::kOk : absl::StatusCode::kResourceExhausted);
+  }
+}
+
 struct Hostile {
   const char* what;
   void (*spoil)(v1::SubmitExperimentRequest&);
@@ -132,7 +184,7 @@ TEST(ConvertSubmit, HostileRequests_AreRefusedWithTheReason) {
        "used twice"},
       {"no JSON", [](auto& r) { r.mutable_jobs(0)->set_spec_json("{"); }, "no JSON object"},
       {"deep JSON", [](auto& r) { r.mutable_jobs(0)->set_spec_json(std::string(60'000, '[')); },
-       "no JSON object"},
+       "nested deeper than 32"},
       {"huge options", [](auto& r) { r.mutable_jobs(0)->set_spec_json(std::string(70'000, ' ')); },
        "the limit is 65536"},
       {"no model", [](auto& r) { r.mutable_jobs(0)->set_spec_json("{}"); }, "\"model\""},

@@ -76,6 +76,7 @@ class World {
       }
     }
   }
+  const std::vector<std::string>& log() const { return log_; }
   // Moves time on and wakes the core whenever it asked for it.
   void advance(milliseconds duration) {
     const Time end = now_ + duration;
@@ -133,6 +134,29 @@ TEST(Core, Begin_WarmsTrainersAndConnects) {
   world.welcome(3);
   // What Hello did not know yet follows it.
   world.expect({"persist_term 3", "send_heartbeat 1", "send_datasets synthetic"});
+}
+
+TEST(Core, SeriesBeyondTheLimit_AreLeftOut_AndSaidOnce) {
+  World world;
+  world.open();
+  world.start(kFirst);
+  std::vector<Point> points;
+  for (std::size_t i = 0; i < kSeriesPerAttemptMax; ++i) {
+    points.push_back({"series-" + std::to_string(i), 1, 0.5});
+  }
+  world.train(kFirst, PointsMeasured{points});
+  world.expect({"append_points 1-1 1000", "send_points 1-1 1..1000"});
+  const std::size_t lines = world.log().size();
+  points = {{"one-more", 2, 0.5}, {"series-7", 2, 0.5}, {"another", 2, 0.5}};
+  world.train(kFirst, PointsMeasured{points});
+  world.expect({"append_points 1-1 1"});
+  world.train(kFirst, PointsMeasured{{{"one-more", 3, 0.5}}});
+  world.expect_nothing_else();
+  ASSERT_EQ(world.log().size(), lines + 1);
+  EXPECT_EQ(
+      world.log().back(),
+      "attempt 1-1 has more than 1000 series, the limit; \"one-more\" and any other new one is "
+      "left out");
 }
 
 TEST(Core, Offer_RunsFromSpoolToAcknowledgedOutcome) {
