@@ -53,8 +53,8 @@ SafetensorsFile make_resume(const Counters& counters, const TensorGroups& tensor
                             const Spec& spec);
 
 // Overwrites the tensors of `tensors.model`, `.momentum` and `.extra`; fills `.best` if the file
-// has it. Throws Failure(kUserError) if the file is no resume state of this very spec; the tensors
-// are then partly overwritten.
+// has it. Throws Failure(kUserError) if the file is damaged or no resume state of this very spec;
+// of a damaged one no tensor is used, of another spec's some may be overwritten.
 Counters restore(const SafetensorsFile& file, const Spec& spec, TensorGroups& tensors);
 
 }  // namespace bitrung::train

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdio>
+#include <utility>
 
 namespace bitrung::agent {
 namespace {
@@ -77,6 +79,7 @@ class World {
     }
   }
   const std::vector<std::string>& log() const { return log_; }
+  std::vector<std::string> take() { return std::exchange(actions_, {}); }
   // Moves time on and wakes the core whenever it asked for it.
   void advance(milliseconds duration) {
     const Time end = now_ + duration;
@@ -253,6 +256,57 @@ TEST(Core, NewSession_SaysAgainWhatIsNotAcknowledged) {
   world.welcome(1);
   world.expect({"send_heartbeat 2 1-1", "send_started 1-1 slot 0 epoch 0",
                 "send_checkpoint 1-1 epoch 1 bbbbbbbbbbbb", "send_points 1-1 3..6"});
+}
+
+TEST(Core, ServerAwayForAnHour_TrainingGoesOn_AndEverythingIsSaidOnceAfterwards) {
+  World world;
+  world.open();
+  world.start(kFirst);
+  world.send(SessionClosed{world.session(), "gone"});
+  world.forget();
+  constexpr std::uint64_t kSeconds = 3600;
+  for (std::uint64_t second = 0; second < kSeconds; ++second) {
+    world.advance(seconds(1));
+    world.points(kFirst, 1);
+    if (second % 600 == 0) world.send(SessionClosed{world.session(), "still gone"});
+  }
+  world.train(kFirst, TrainingSucceeded{{}, "/work/model"});
+  world.send(FileStored{kFirst, FilePurpose::kModel, 0, kModel});
+  world.send(OutcomePersisted{kFirst});
+  // Nothing stops, nothing is said to nobody, and it does not hammer at the door.
+  const std::vector<std::string> meanwhile = world.take();
+  EXPECT_EQ(std::ranges::count_if(meanwhile,
+                                  [](const std::string& action) {
+                                    return action.starts_with("kill") ||
+                                           action.starts_with("send_points") ||
+                                           action.starts_with("send_cancel") ||
+                                           action.starts_with("send_preempt");
+                                  }),
+            0);
+  EXPECT_EQ(std::ranges::count(meanwhile, "append_points 1-1 1"), kSeconds);
+  EXPECT_LT(std::ranges::count_if(
+                meanwhile, [](const std::string& action) { return action.starts_with("open"); }),
+            kSeconds / 4);
+
+  // Batch after batch from the watermark on, each point in one of them.
+  world.welcome(2);
+  std::uint64_t said = 0;
+  for (int round = 0; round < 10 && said < kSeconds; ++round) {
+    for (const std::string& action : world.take()) {
+      std::uint64_t first = 0;
+      std::uint64_t last = 0;
+      if (std::sscanf(action.c_str(), "send_points 1-1 %lu..%lu", &first, &last) != 2) continue;
+      EXPECT_EQ(first, said + 1);
+      said = last;
+    }
+    world.send(PointsAcknowledged{world.session(), kFirst, said});
+  }
+  EXPECT_EQ(said, kSeconds);
+  world.send(Uploaded{kFirst, kModel});
+  const std::vector<std::string> last = world.take();
+  EXPECT_EQ(std::ranges::count(last, "send_outcome 1-1 succeeded aaaaaaaaaaaa"), 1);
+  world.send(OutcomeAcknowledged{world.session(), kFirst});
+  world.expect({"delete_attempt 1-1"});
 }
 
 TEST(Core, RepliesOfAnEndedSession_ChangeNothing) {

@@ -9,6 +9,7 @@
 
 #include "tests/unit/worker/train/test_files.h"
 #include "worker/train/failure.h"
+#include "worker/train/resume.h"
 #include "worker/train/safetensors.h"
 
 namespace bitrung::train {
@@ -244,6 +245,40 @@ TEST_F(Loop, BadResumeState_IsLoggedAndTrainedAfresh) {
   Recorder recorder;
   run(other, recorder);
   EXPECT_THAT(recorder.logs, ElementsAre(HasSubstr("belongs to another spec")));
+}
+
+TEST_F(Loop, DamagedResumeState_IsRefusedBeforeATensorIsUsed) {
+  run(job("whole"));
+  const std::string good = read_bytes(path("whole/resume-2.safetensors"));
+  const Spec spec = job("spec").spec;
+  TensorGroups groups;
+  const at::Tensor untouched = at::full({1}, 7.0);
+  groups.model = {{"conv1.weight", untouched}};
+  const auto is_refused = [&](const std::string& bytes) {
+    try {
+      const std::vector<std::uint8_t> raw(bytes.begin(), bytes.end());
+      restore(parse_safetensors(raw), spec, groups);
+    } catch (const SafetensorsError&) {
+      return true;
+    } catch (const Failure& failure) {
+      // Beyond the checksum it would be the network that does not fit.
+      return std::string(failure.what()).find("expects") == std::string::npos &&
+             untouched.item<float>() == 7.0F;
+    }
+    return false;
+  };
+  EXPECT_FALSE(is_refused(good));
+  for (std::size_t size = 0; size < good.size(); size += 4096) {
+    EXPECT_TRUE(is_refused(good.substr(0, size))) << size;
+  }
+  EXPECT_TRUE(is_refused(good.substr(0, good.size() - 1)));
+  constexpr std::size_t kFlips = 400;
+  for (std::size_t i = 0; i < kFlips; ++i) {
+    std::string flipped = good;
+    const std::size_t at = i < 100 ? i : (good.size() - 1) * (i - 99) / (kFlips - 100);
+    flipped[at] = static_cast<char>(flipped[at] ^ (1 << (i % 8)));
+    EXPECT_TRUE(is_refused(flipped)) << "bit " << i % 8 << " of byte " << at;
+  }
 }
 
 TEST_F(Loop, LossThatIsNotFinite_StopsAsDiverged) {
