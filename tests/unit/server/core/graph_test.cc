@@ -186,7 +186,7 @@ TEST(Graph, OneEdgeTooMany_IsRefusedWithTheLimit) {
   }
   EXPECT_TRUE(check_graph(jobs).ok());
   jobs.back().inputs.push_back({InputRole::kTeacher, 0, std::nullopt});
-  EXPECT_THAT(refusal(jobs), HasSubstr("the limit is 1000000"));
+  EXPECT_THAT(refusal(jobs), HasSubstr("more than 1000000 edges"));
 }
 
 TEST(Graph, OneParentTooMany_IsRefusedWithTheLimit) {

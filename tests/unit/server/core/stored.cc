@@ -12,6 +12,8 @@ template <typename... Visitors>
 struct Overloaded : Visitors... {
   using Visitors::operator()...;
 };
+template <typename... Visitors>
+Overloaded(Visitors...) -> Overloaded<Visitors...>;
 
 bool is_live(AttemptState state) {
   return state == AttemptState::kOffered || state == AttemptState::kRunning;

@@ -19,6 +19,8 @@ template <typename... Visitors>
 struct Overloaded : Visitors... {
   using Visitors::operator()...;
 };
+template <typename... Visitors>
+Overloaded(Visitors...) -> Overloaded<Visitors...>;
 
 std::vector<std::string> words_of(std::string_view text) {
   std::istringstream stream{std::string(text)};
