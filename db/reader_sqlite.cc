@@ -40,6 +40,7 @@ struct Statements {
   Statement aliases;
   Statement inputs;
   Statement job_name;
+  Statement job_head;
   Statement attempts;
   Statement report;
   Statement evaluations;
@@ -50,6 +51,7 @@ struct Statements {
   Statement log_count;
   Statement log_count_of_attempt;
   Statement succeeded_with_spec;
+  Statement equal_jobs;
   Statement succeeded_like;
   Statement pins;
   Statement workers;
@@ -80,8 +82,8 @@ constexpr auto kOperations = std::to_array<Operation>({
      kExperimentColumns},
     {&Statements::active_experiment, "active_experiment",
      "SELECT {} FROM experiment AS e WHERE e.name = ? AND e.graph_sha256 = ? AND EXISTS (SELECT 1 "
-     "FROM job AS j WHERE j.experiment_id = e.id AND j.state IN ('blocked', 'ready', 'offered', "
-     "'running', 'cancelling')) LIMIT 1",
+     "FROM job_count AS c WHERE c.experiment_id = e.id AND c.jobs > 0 AND c.state IN ('blocked', "
+     "'ready', 'offered', 'running', 'cancelling')) LIMIT 1",
      kExperimentColumns},
     {&Statements::experiments, "experiments",
      "SELECT {} FROM experiment AS e WHERE e.id < ? ORDER BY e.id DESC LIMIT ?",
@@ -90,7 +92,7 @@ constexpr auto kOperations = std::to_array<Operation>({
      "SELECT {} FROM experiment AS e WHERE e.id < ? AND e.name = ? ORDER BY e.id DESC LIMIT ?",
      kExperimentColumns},
     {&Statements::counts, "counts",
-     "SELECT state, count(*), count(cached_from) FROM job WHERE experiment_id = ? GROUP BY state"},
+     "SELECT state, jobs, cached FROM job_count WHERE experiment_id = ? AND jobs > 0"},
     {&Statements::jobs, "jobs",
      "SELECT {} WHERE j.experiment_id = ? AND j.id > ? ORDER BY j.id LIMIT ?", kWholeJobs},
     {&Statements::changed_jobs, "changed_jobs",
@@ -106,6 +108,9 @@ constexpr auto kOperations = std::to_array<Operation>({
     {&Statements::inputs, "inputs",
      "SELECT role, parent_id, artifact_sha256, choice, chosen FROM job_input WHERE job_id = ? "
      "ORDER BY position"},
+    {&Statements::job_head, "job_head",
+     "SELECT j.id, j.name, j.cached_from FROM job_name AS n JOIN job AS j ON j.id = n.job_id WHERE "
+     "n.experiment_id = ? AND n.name = ?"},
     {&Statements::job_name, "job_name", "SELECT name FROM job WHERE id = ?"},
     {&Statements::attempts, "attempts",
      "SELECT {} FROM attempt AS a WHERE a.job_id = ? ORDER BY a.attempt", kAttemptColumns},
@@ -146,6 +151,9 @@ constexpr auto kOperations = std::to_array<Operation>({
     {&Statements::succeeded_with_spec, "succeeded_with_spec",
      "SELECT {} WHERE j.spec_sha256 = ? AND j.state = 'succeeded' ORDER BY j.id DESC LIMIT ?",
      kWholeJobs},
+    {&Statements::equal_jobs, "equal_jobs",
+     "SELECT experiment_id, name, identity FROM job WHERE spec_sha256 = ? AND state = 'succeeded' "
+     "ORDER BY id DESC LIMIT ?"},
     {&Statements::succeeded_like, "succeeded_like",
      "SELECT {} WHERE j.model = ? AND j.dataset = ? AND j.state = 'succeeded' ORDER BY j.id DESC "
      "LIMIT ?",
@@ -289,14 +297,24 @@ class SqliteReader final : public StoreReader {
     return in_snapshot([&]() -> absl::StatusOr<JobRow> {
       BITRUNG_ASSIGN_OR_RETURN(auto found, read_jobs(statements_.job_by_name.query(id, job_name)));
       if (!found.empty()) return std::move(found.front());
-      BITRUNG_ASSIGN_OR_RETURN(const auto owner,
-                               one_experiment(statements_.experiment_by_id.query(id)));
-      if (!owner) return no_experiment(number(id));
-      BITRUNG_ASSIGN_OR_RETURN(const auto known, texts(statements_.job_names.query(id)));
-      return absl::NotFoundError(fmt::format(
-          "there is no job \"{}\" in experiment {} ({}); {}`bitrung status {}` shows "
-          "all",
-          job_name, number(id), owner->name, did_you_mean(job_name, known), number(id)));
+      return no_job_named(id, job_name);
+    });
+  }
+
+  absl::StatusOr<std::vector<JobHead>> job_heads(ExperimentId id,
+                                                 const std::vector<std::string>& names) override {
+    return in_snapshot([&]() -> absl::StatusOr<std::vector<JobHead>> {
+      std::vector<JobHead> heads;
+      heads.reserve(names.size());
+      for (const std::string& each : names) {
+        Rows rows = statements_.job_head.query(id, each);
+        JobHead& head = heads.emplace_back();
+        const bool is_found = rows.next();
+        if (is_found) rows.read(head.id, head.name, head.cached_from);
+        BITRUNG_RETURN_IF_ERROR(rows.status());
+        if (!is_found) return no_job_named(id, each);
+      }
+      return heads;
     });
   }
 
@@ -379,6 +397,24 @@ class SqliteReader final : public StoreReader {
     });
   }
 
+  absl::StatusOr<std::vector<std::vector<EqualJob>>> equal_jobs(const std::vector<Digest>& specs,
+                                                                std::size_t limit) override {
+    return in_snapshot([&]() -> absl::StatusOr<std::vector<std::vector<EqualJob>>> {
+      std::vector<std::vector<EqualJob>> found;
+      found.reserve(specs.size());
+      for (const Digest& spec : specs) {
+        std::vector<EqualJob>& equal = found.emplace_back();
+        Rows rows = statements_.equal_jobs.query(spec, as_limit(limit));
+        while (rows.next()) {
+          EqualJob& job = equal.emplace_back();
+          rows.read(job.experiment, job.name, job.identity);
+        }
+        BITRUNG_RETURN_IF_ERROR(rows.status());
+      }
+      return found;
+    });
+  }
+
   absl::StatusOr<std::vector<PinRow>> pins(ExperimentId id) override {
     return in_snapshot([&] {
       return all<PinRow>(statements_.pins.query(id), [](Rows& rows, PinRow& row) {
@@ -438,6 +474,18 @@ class SqliteReader final : public StoreReader {
   }
   static absl::Status no_job(JobId id) {
     return absl::NotFoundError(fmt::format("there is no job {}", number(id)));
+  }
+
+  // Why there is none: in a snapshot.
+  absl::Status no_job_named(ExperimentId id, std::string_view job_name) {
+    BITRUNG_ASSIGN_OR_RETURN(const auto owner,
+                             one_experiment(statements_.experiment_by_id.query(id)));
+    if (!owner) return no_experiment(number(id));
+    BITRUNG_ASSIGN_OR_RETURN(const auto known, texts(statements_.job_names.query(id)));
+    return absl::NotFoundError(
+        fmt::format("there is no job \"{}\" in experiment {} ({}); {}`bitrung status {}` shows "
+                    "all",
+                    job_name, number(id), owner->name, did_you_mean(job_name, known), number(id)));
   }
 
   absl::StatusOr<std::vector<JobRow>> read_jobs(Rows rows);

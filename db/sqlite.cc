@@ -53,6 +53,12 @@ bool is_out_of_space(sqlite3* handle) {
   return error == ENOSPC || error == EDQUOT || error == EFBIG;
 }
 
+// SQLite counts its memory under one lock for all connections; nobody asks for the count.
+void leave_memory_uncounted() {
+  static const int code = sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
+  static_cast<void>(code);  // Refused once SQLite is in use: then it counts.
+}
+
 void set_option(sqlite3* handle, int option, int value) {
   BITRUNG_CHECK(sqlite3_db_config(handle, option, value, nullptr) == SQLITE_OK);
 }
@@ -259,6 +265,7 @@ absl::StatusOr<Connection> Connection::open(const std::filesystem::path& path, M
     return absl::FailedPreconditionError(fmt::format(
         "{} is not a regular file; the database is to be there, so move it away", path.string()));
   }
+  leave_memory_uncounted();
   auto database = std::make_unique<Database>();
   database->path = path;
   const int flags = (mode == Mode::kReadWrite ? SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE

@@ -104,9 +104,13 @@ class Store {
   // Newest experiment of this name and graph that has a job which is not terminal.
   virtual absl::StatusOr<std::optional<ExperimentId>> find_active(std::string_view name,
                                                                   const Digest& graph_sha256) = 0;
-  virtual absl::StatusOr<std::string> spec_json(JobId id) = 0;
-  // "experiment/job", for people.
-  virtual absl::StatusOr<std::string> display_name(JobId id) = 0;
+  struct OfferText {
+    std::string display_name;  // "experiment/job", for people.
+    std::string spec_json;
+    std::string dataset;
+    double timeout_seconds = 0;
+  };
+  virtual absl::StatusOr<OfferText> offer_text(JobId id) = 0;
 };
 
 // Read-only connection. Thread-safe: calls are serialised inside; each sees one consistent
@@ -147,6 +151,23 @@ class StoreReader {
   // By name or alias. NOT_FOUND with the nearest names otherwise.
   virtual absl::StatusOr<JobRow> job(ExperimentId id, std::string_view job_name) = 0;
   virtual absl::StatusOr<std::string> job_name(JobId id) = 0;
+  // Jobs of an experiment by name or alias, in the order of the names, without what is long about
+  // them. NOT_FOUND as job().
+  struct JobHead {
+    JobId id{};
+    std::string name;
+    std::optional<JobId> cached_from;
+  };
+  virtual absl::StatusOr<std::vector<JobHead>> job_heads(ExperimentId id,
+                                                         const std::vector<std::string>& names) {
+    std::vector<JobHead> heads;
+    for (const std::string& each : names) {
+      const auto row = job(id, each);
+      if (!row.ok()) return row.status();
+      heads.push_back({row->spec.id, row->spec.name, row->state.cached_from});
+    }
+    return heads;
+  }
   virtual absl::StatusOr<std::vector<AttemptRow>> attempts(JobId id) = 0;
 
   // The report of a job, or of the job it was cached from; nothing if there is none.
@@ -170,6 +191,25 @@ class StoreReader {
   // Succeeded jobs whose canonical options have this digest, newest first (for plans).
   virtual absl::StatusOr<std::vector<JobRow>> succeeded_with_spec(const Digest& spec_sha256,
                                                                   std::size_t limit) = 0;
+  // What a plan asks of succeeded jobs with given options.
+  struct EqualJob {
+    ExperimentId experiment{};
+    std::string name;
+    std::optional<Digest> identity;
+  };
+  // For each of the digests what succeeded_with_spec() finds, in one go.
+  virtual absl::StatusOr<std::vector<std::vector<EqualJob>>> equal_jobs(
+      const std::vector<Digest>& specs, std::size_t limit) {
+    std::vector<std::vector<EqualJob>> all;
+    for (const Digest& spec : specs) {
+      const auto rows = succeeded_with_spec(spec, limit);
+      if (!rows.ok()) return rows.status();
+      std::vector<EqualJob>& equal = all.emplace_back();
+      for (const JobRow& row : *rows)
+        equal.push_back({row.spec.experiment, row.spec.name, row.state.identity});
+    }
+    return all;
+  }
   // Succeeded jobs of the same network and data set, newest first (for "why not cached" and for
   // estimates).
   virtual absl::StatusOr<std::vector<JobRow>> succeeded_like(std::string_view model,

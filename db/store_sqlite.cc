@@ -12,6 +12,7 @@
 #include "db/base/files.h"
 #include "db/base/status.h"
 #include "db/job_columns.h"
+#include "db/job_counter.h"
 #include "db/points_text.h"
 #include "db/schema.h"
 #include "db/sqlite.h"
@@ -29,6 +30,7 @@ struct Statements {
   Statement begin;
   Statement commit;
   Statement save_changed_seq;
+  Statement save_job_count;
   Statement insert_experiment;
   Statement insert_job;
   Statement insert_job_spec;
@@ -37,7 +39,8 @@ struct Statements {
   Statement choose_job_input;
   Statement update_job;
   Statement set_experiment_finished;
-  Statement save_attempt;
+  Statement insert_attempt;
+  Statement update_attempt;
   Statement insert_pin;
   Statement insert_report;
   Statement save_worker;
@@ -53,8 +56,7 @@ struct Statements {
   Statement insert_joined_request;
   Statement find_request;
   Statement find_active;
-  Statement spec_json;
-  Statement display_name;
+  Statement offer_text;
 };
 
 struct Operation {
@@ -68,6 +70,10 @@ constexpr auto kOperations = std::to_array<Operation>({
     {&Statements::commit, "commit", "COMMIT"},
     {&Statements::save_changed_seq, "save_changed_seq",
      "UPDATE meta SET value = ? WHERE key = 'changed_seq'"},
+    {&Statements::save_job_count, "save_job_count",
+     "INSERT INTO job_count (experiment_id, state, jobs, cached) VALUES (?, ?, ?, ?) "
+     "ON CONFLICT (experiment_id, state) DO UPDATE SET jobs = excluded.jobs, cached = "
+     "excluded.cached"},
     {&Statements::insert_experiment, "insert_experiment",
      "INSERT INTO experiment (id, name, request_id, request_sha256, graph_sha256, source_yaml, "
      "submitted_at_ms, "
@@ -105,19 +111,20 @@ constexpr auto kOperations = std::to_array<Operation>({
      "duration_seconds = ?, images_per_second = ?, changed_seq = ? WHERE id = ?"},
     {&Statements::set_experiment_finished, "set_experiment_finished",
      "UPDATE experiment SET finished_at_ms = ? WHERE id = ?"},
-    {&Statements::save_attempt, "save_attempt",
-     "INSERT INTO attempt (job_id, attempt, state, worker_id, worker_name, slot, device, threads, "
-     "failure_class, error, "
-     "offered_at_ms, started_at_ms, finished_at_ms, resumed_epoch) VALUES (?, ?, ?, ?, ?, ?, ?, ?, "
-     "?, ?, ?, ?, ?, ?) "
+    {&Statements::insert_attempt, "save_attempt",
+     "INSERT INTO attempt (state, worker_id, worker_name, slot, device, threads, failure_class, "
+     "error, offered_at_ms, started_at_ms, finished_at_ms, resumed_epoch, job_id, attempt) "
+     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
      "ON CONFLICT (job_id, attempt) DO UPDATE SET state = excluded.state, worker_id = "
-     "excluded.worker_id, "
-     "worker_name = excluded.worker_name, slot = excluded.slot, device = excluded.device, threads "
-     "= excluded.threads, "
-     "failure_class = excluded.failure_class, error = excluded.error, offered_at_ms = "
-     "excluded.offered_at_ms, "
-     "started_at_ms = excluded.started_at_ms, finished_at_ms = excluded.finished_at_ms, "
-     "resumed_epoch = excluded.resumed_epoch"},
+     "excluded.worker_id, worker_name = excluded.worker_name, slot = excluded.slot, device = "
+     "excluded.device, threads = excluded.threads, failure_class = excluded.failure_class, error = "
+     "excluded.error, offered_at_ms = excluded.offered_at_ms, started_at_ms = "
+     "excluded.started_at_ms, finished_at_ms = excluded.finished_at_ms, resumed_epoch = "
+     "excluded.resumed_epoch"},
+    {&Statements::update_attempt, "save_attempt",
+     "UPDATE attempt SET state = ?, worker_id = ?, worker_name = ?, slot = ?, device = ?, threads "
+     "= ?, failure_class = ?, error = ?, offered_at_ms = ?, started_at_ms = ?, finished_at_ms = ?, "
+     "resumed_epoch = ? WHERE job_id = ? AND attempt = ?"},
     {&Statements::insert_pin, "insert_pin",
      "INSERT INTO dataset_pin (experiment_id, dataset, sha256) VALUES (?, ?, ?)"},
     {&Statements::insert_report, "insert_report",
@@ -162,14 +169,10 @@ constexpr auto kOperations = std::to_array<Operation>({
      "e.submitted_at_ms, e.finished_at_ms FROM joined_request AS r "
      "JOIN experiment AS e ON e.id = r.experiment_id WHERE r.request_id = ?1"},
     {&Statements::find_active, "find_active",
-     "SELECT e.id FROM experiment AS e WHERE e.name = ? AND e.graph_sha256 = ? AND EXISTS (SELECT "
-     "1 FROM job AS j "
-     "WHERE j.experiment_id = e.id AND j.state IN ('blocked', 'ready', 'offered', 'running', "
-     "'cancelling')) "
-     "ORDER BY e.id DESC LIMIT 1"},
-    {&Statements::spec_json, "spec_json", "SELECT spec_json FROM job_spec WHERE job_id = ?"},
-    {&Statements::display_name, "display_name",
-     "SELECT e.name || '/' || j.name FROM job AS j JOIN experiment AS e ON e.id = j.experiment_id "
+     "SELECT e.id FROM experiment AS e WHERE e.name = ? AND e.graph_sha256 = ? ORDER BY e.id DESC"},
+    {&Statements::offer_text, "offer_text",
+     "SELECT e.name || '/' || j.name, s.spec_json, j.dataset, j.timeout_seconds FROM job AS j "
+     "JOIN experiment AS e ON e.id = j.experiment_id JOIN job_spec AS s ON s.job_id = j.id "
      "WHERE j.id = ?"},
 });
 
@@ -213,7 +216,7 @@ class SqliteStore final : public Store {
         changed_seq_, connection_.query_integer(
                           "load_changed_seq", "SELECT value FROM meta WHERE key = 'changed_seq'"));
     saved_changed_seq_ = changed_seq_;
-    return absl::OkStatus();
+    return count_jobs();
   }
 
   std::int64_t term() const override { return term_; }
@@ -232,6 +235,7 @@ class SqliteStore final : public Store {
       BITRUNG_RETURN_IF_ERROR(run(statements_.save_changed_seq, changed_seq_));
       saved_changed_seq_ = changed_seq_;
     }
+    BITRUNG_RETURN_IF_ERROR(save_counts());
     BITRUNG_RETURN_IF_ERROR(run(statements_.commit));
     if (connection_.log_pages() < options_.checkpoint_pages) return absl::OkStatus();
     return note(connection_.checkpoint());
@@ -257,10 +261,18 @@ class SqliteStore final : public Store {
   }
 
   absl::Status save_attempt(const AttemptRow& row) override {
-    return run_in_turn(statements_.save_attempt, row.job, row.attempt, row.state, row.worker_id,
-                       row.worker_name, row.slot, row.device, row.threads, row.failure_class,
-                       row.error, row.offered_at_ms, row.started_at_ms, row.finished_at_ms,
-                       row.resumed_epoch);
+    const auto write = [&](Statement& statement) {
+      return run_in_turn(statement, row.state, row.worker_id, row.worker_name, row.slot, row.device,
+                         row.threads, row.failure_class, row.error, row.offered_at_ms,
+                         row.started_at_ms, row.finished_at_ms, row.resumed_epoch, row.job,
+                         row.attempt);
+    };
+    // One that is offered is nearly always new, another nearly never; insert_attempt takes both.
+    if (row.state != AttemptState::kOffered) {
+      BITRUNG_RETURN_IF_ERROR(write(statements_.update_attempt));
+      if (connection_.changes() > 0) return absl::OkStatus();
+    }
+    return write(statements_.insert_attempt);
   }
 
   absl::Status insert_pin(const PinRow& row) override {
@@ -292,11 +304,14 @@ class SqliteStore final : public Store {
   absl::StatusOr<std::optional<ExperimentId>> find_active(std::string_view name,
                                                           const Digest& graph_sha256) override;
 
-  absl::StatusOr<std::string> spec_json(JobId id) override {
-    return find_text(statements_.spec_json, id);
-  }
-  absl::StatusOr<std::string> display_name(JobId id) override {
-    return find_text(statements_.display_name, id);
+  absl::StatusOr<OfferText> offer_text(JobId id) override {
+    Rows rows = statements_.offer_text.query(id);
+    OfferText text;
+    const bool found = rows.next();
+    if (found) rows.read(text.display_name, text.spec_json, text.dataset, text.timeout_seconds);
+    BITRUNG_RETURN_IF_ERROR(rows.status());
+    if (!found) return absl::NotFoundError(fmt::format("there is no job {}", number(id)));
+    return text;
   }
 
  private:
@@ -334,16 +349,10 @@ class SqliteStore final : public Store {
                                                 id, connection_.path().string())));
   }
 
-  absl::StatusOr<std::string> find_text(Statement& statement, JobId id) {
-    Rows rows = statement.query(id);
-    std::string text;
-    const bool found = rows.next();
-    if (found) rows.read(text);
-    BITRUNG_RETURN_IF_ERROR(rows.status());
-    if (!found) return absl::NotFoundError(fmt::format("there is no job {}", number(id)));
-    return text;
-  }
-
+  // Counts all jobs, and corrects what the table says of them.
+  absl::Status count_jobs();
+  // Writes the counts that changed.
+  absl::Status save_counts();
   absl::Status save_chosen(const JobStateRow& state);
   absl::StatusOr<Watermarks> watermarks(JobId job, std::uint32_t attempt);
   absl::Status append_to_series(JobId job, std::uint32_t attempt, std::string_view name,
@@ -357,7 +366,60 @@ class SqliteStore final : public Store {
   std::int64_t term_ = 0;
   std::int64_t changed_seq_ = 0;        // Last value given out.
   std::int64_t saved_changed_seq_ = 0;  // As in table meta.
+  JobCounter counter_;
 };
+
+absl::Status SqliteStore::save_counts() {
+  absl::Status status;
+  counter_.take_changes([&](ExperimentId id, JobState state, const JobCounter::Count& count) {
+    if (status.ok()) status = run(statements_.save_job_count, id, state, count.jobs, count.cached);
+  });
+  return status;
+}
+
+absl::Status SqliteStore::count_jobs() {
+  {
+    BITRUNG_ASSIGN_OR_RETURN(
+        Statement statement,
+        connection_.prepare("count_jobs",
+                            "SELECT id, experiment_id, state, cached_from IS NOT NULL FROM job"));
+    Rows rows = statement.query();
+    while (rows.next()) {
+      JobId job{};
+      ExperimentId experiment{};
+      JobState state{};
+      bool is_cached = false;
+      rows.read(job, experiment, state, is_cached);
+      if (rows.status().ok()) counter_.insert(job, experiment, state, is_cached);
+    }
+    BITRUNG_RETURN_IF_ERROR(rows.status());
+  }
+  std::map<std::pair<ExperimentId, JobState>, JobCounter::Count> counted;
+  counter_.take_changes([&](ExperimentId id, JobState state, const JobCounter::Count& count) {
+    counted[{id, state}] = count;
+  });
+  {
+    BITRUNG_ASSIGN_OR_RETURN(
+        Statement statement,
+        connection_.prepare("load_counts",
+                            "SELECT experiment_id, state, jobs, cached FROM job_count"));
+    Rows rows = statement.query();
+    while (rows.next()) {
+      std::pair<ExperimentId, JobState> key;
+      JobCounter::Count stored;
+      rows.read(key.first, key.second, stored.jobs, stored.cached);
+      if (counted[key] == stored) counted.erase(key);
+    }
+    BITRUNG_RETURN_IF_ERROR(rows.status());
+  }
+  if (counted.empty()) return absl::OkStatus();
+  BITRUNG_RETURN_IF_ERROR(run(statements_.begin));
+  for (const auto& [key, count] : counted) {
+    BITRUNG_RETURN_IF_ERROR(
+        run(statements_.save_job_count, key.first, key.second, count.jobs, count.cached));
+  }
+  return run(statements_.commit);
+}
 
 absl::StatusOr<Snapshot> SqliteStore::load() {
   Snapshot snapshot;
@@ -481,6 +543,7 @@ absl::Status SqliteStore::insert_job(const JobSpecRow& spec, const JobStateRow& 
     BITRUNG_RETURN_IF_ERROR(run(statements_.insert_job_input, spec.id, position++, input.role,
                                 input.parent, input.artifact, input.choice));
   }
+  counter_.insert(spec.id, spec.experiment, state.state, state.cached_from.has_value());
   return save_chosen(state);
 }
 
@@ -500,6 +563,7 @@ absl::Status SqliteStore::update_job(const JobStateRow& state) {
       result.test_accuracy, result.validation_accuracy, result.test_loss, result.best_epoch,
       result.duration_seconds, result.images_per_second, ++changed_seq_, state.id));
   BITRUNG_RETURN_IF_ERROR(expect_one_row("job", number(state.id)));
+  counter_.update(state.id, state.state, state.cached_from.has_value());
   return save_chosen(state);
 }
 
@@ -627,7 +691,14 @@ absl::StatusOr<std::optional<ExperimentId>> SqliteStore::find_active(std::string
                                                                      const Digest& graph_sha256) {
   Rows rows = statements_.find_active.query(name, graph_sha256);
   std::optional<ExperimentId> found;
-  if (rows.next()) rows.read(found.emplace());
+  while (!found && rows.next()) {
+    ExperimentId id{};
+    rows.read(id);
+    for (const JobState state : {JobState::kBlocked, JobState::kReady, JobState::kOffered,
+                                 JobState::kRunning, JobState::kCancelling}) {
+      if (counter_.count(id, state).jobs > 0) found = id;
+    }
+  }
   BITRUNG_RETURN_IF_ERROR(rows.status());
   return found;
 }

@@ -66,6 +66,17 @@ std::size_t DigestHash::operator()(const Digest& digest) const {
   return value;
 }
 
+namespace {
+
+// Looked up once: by name it is searched for in every provider.
+const EVP_MD* sha256_algorithm() {
+  static const EVP_MD* const algorithm = EVP_MD_fetch(nullptr, "SHA256", nullptr);
+  BITRUNG_CHECK(algorithm != nullptr);
+  return algorithm;
+}
+
+}  // namespace
+
 struct Sha256::Context {
   EVP_MD_CTX* evp = EVP_MD_CTX_new();
   Context() = default;
@@ -76,7 +87,7 @@ struct Sha256::Context {
 
 Sha256::Sha256() : context_(std::make_unique<Context>()) {
   BITRUNG_CHECK(context_->evp != nullptr);
-  BITRUNG_CHECK(EVP_DigestInit_ex(context_->evp, EVP_sha256(), nullptr) == 1);
+  BITRUNG_CHECK(EVP_DigestInit_ex(context_->evp, sha256_algorithm(), nullptr) == 1);
 }
 Sha256::~Sha256() = default;
 Sha256::Sha256(Sha256&&) noexcept = default;

@@ -223,6 +223,10 @@ db::JobStateRow Core::row(JobId job) const {
   return state_->jobs.row(state_->jobs.index(job));
 }
 
+JobState Core::state(JobId job) const {
+  return state_->jobs[state_->jobs.index(job)].state;
+}
+
 bool Core::contains(JobId job) const {
   return state_->jobs.contains(job);
 }

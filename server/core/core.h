@@ -343,6 +343,7 @@ class Core {
 
   // The changeable columns of a job.
   db::JobStateRow row(JobId job) const;
+  JobState state(JobId job) const;
   bool contains(JobId job) const;
   ExperimentId experiment_of(JobId job) const;
   // Jobs of an experiment, by number.

@@ -15,19 +15,6 @@ bool fits_but_for_slot(const Worker& worker, const Requirement& requirement) {
   return copy != kNone && (requirement.copy == kNone || requirement.copy == copy);
 }
 
-// The free slot that fits most closely, so that large slots stay for large jobs; kNone if none is
-// large enough.
-std::uint32_t closest_free_slot(const Worker& worker, std::uint64_t memory_bytes) {
-  std::uint32_t closest = kNone;
-  for (std::uint32_t slot = 0; slot < worker.slots.size(); ++slot) {
-    if (worker.occupant[slot] != kNone || worker.slots[slot].memory_bytes < memory_bytes) continue;
-    if (closest == kNone || worker.slots[slot].memory_bytes < worker.slots[closest].memory_bytes) {
-      closest = slot;
-    }
-  }
-  return closest;
-}
-
 // The worker's disk has what the job would have to fetch: its own resume state or its teacher.
 bool is_warm(const JobTable& jobs, JobIndex job, WorkerIndex worker) {
   if (jobs[job].last_worker == worker && jobs.rare(job).resume.has_value()) return true;
@@ -138,7 +125,7 @@ std::optional<Placement> Scheduler::place(const JobTable& jobs, const Fleet& fle
   for (const WorkerIndex index : workers) {
     const Worker& worker = fleet[index];
     if (worker.free_slots == 0 || !fits_but_for_slot(worker, requirement)) continue;
-    const std::uint32_t slot = closest_free_slot(worker, requirement.memory_bytes);
+    const std::uint32_t slot = worker.closest_free_slot(requirement.memory_bytes);
     if (slot == kNone) continue;
     const bool warm = is_warm(jobs, job, index);
     if (best.has_value()) {

@@ -14,6 +14,11 @@ std::uint32_t Worker::copy_of(std::uint32_t dataset) const {
   return kNone;
 }
 
+std::uint32_t Worker::closest_free_slot(std::uint64_t memory_bytes) const {
+  const auto slot = free_by_memory.lower_bound({memory_bytes, 0});
+  return slot == free_by_memory.end() ? kNone : slot->second;
+}
+
 WorkerIndex Fleet::find(const std::string& worker_id) const {
   const auto found = worker_numbers_.find(worker_id);
   return found == worker_numbers_.end() ? kNone : found->second;
@@ -64,8 +69,24 @@ void Fleet::open(WorkerIndex index, Introduction introduction) {
       worker.occupant[slot] = live;
     }
   }
-  worker.free_slots = static_cast<std::uint32_t>(std::ranges::count(worker.occupant, kNone));
+  worker.free_by_memory.clear();
+  for (std::uint32_t slot = 0; slot < worker.slots.size(); ++slot) {
+    if (worker.occupant[slot] == kNone)
+      worker.free_by_memory.emplace(worker.slots[slot].memory_bytes, slot);
+  }
+  worker.free_slots = static_cast<std::uint32_t>(worker.free_by_memory.size());
   enter(index);
+}
+
+void Fleet::set_occupant(Worker& worker, std::uint32_t slot, LiveIndex live) {
+  worker.occupant[slot] = live;
+  const std::pair<std::uint64_t, std::uint32_t> key{worker.slots[slot].memory_bytes, slot};
+  if (live == kNone) {
+    BITRUNG_CHECK(worker.free_by_memory.insert(key).second);
+  } else {
+    BITRUNG_CHECK(worker.free_by_memory.erase(key) == 1);
+  }
+  worker.free_slots = static_cast<std::uint32_t>(worker.free_by_memory.size());
 }
 
 void Fleet::close(WorkerIndex index) {
@@ -117,8 +138,7 @@ LiveIndex Fleet::grant(WorkerIndex index, JobIndex job, db::AttemptRow row,
   Worker& worker = workers_[index];
   if (row.slot < worker.occupant.size()) {
     BITRUNG_CHECK(worker.occupant[row.slot] == kNone);
-    worker.occupant[row.slot] = live;
-    --worker.free_slots;
+    set_occupant(worker, row.slot, live);
     update_available(index);
   }
   worker.live.push_back(live);
@@ -141,8 +161,7 @@ db::AttemptRow Fleet::end(LiveIndex live) {
   BITRUNG_CHECK(std::erase(worker.live, live) == 1);
   const std::uint32_t slot = attempt.row.slot;
   if (slot < worker.occupant.size() && worker.occupant[slot] == live) {
-    worker.occupant[slot] = kNone;
-    ++worker.free_slots;
+    set_occupant(worker, slot, kNone);
     update_available(attempt.worker);
   }
   live_unused_.push_back(live);

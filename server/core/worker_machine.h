@@ -34,8 +34,9 @@ struct Worker {
   bool stopping = false;  // Until its next session.
   SessionId session{};    // Valid while connected.
   std::uint32_t numerics = 0;
-  std::vector<SlotInfo> slots;                                    // As of its latest session.
-  std::vector<LiveIndex> occupant;                                // By slot; kNone if free.
+  std::vector<SlotInfo> slots;                                       // As of its latest session.
+  std::vector<LiveIndex> occupant;                                   // By slot; kNone if free.
+  std::set<std::pair<std::uint64_t, std::uint32_t>> free_by_memory;  // Free slots: bytes, number.
   std::vector<std::pair<std::uint32_t, std::uint32_t>> datasets;  // Numbers of data set and copy.
   std::vector<LiveIndex> live;  // Its attempts, also those in slots that it no longer has.
   std::uint32_t free_slots = 0;
@@ -44,6 +45,9 @@ struct Worker {
 
   // The copy it has of the data set; kNone if none.
   std::uint32_t copy_of(std::uint32_t dataset) const;
+  // The free slot that fits most closely, so that large slots stay for large jobs; kNone if none is
+  // large enough.
+  std::uint32_t closest_free_slot(std::uint64_t memory_bytes) const;
   bool takes_offers() const { return connected && !draining && !stopping; }
 };
 
@@ -109,6 +113,7 @@ class Fleet {
   void withdraw(WorkerIndex worker);
   void enter(WorkerIndex worker);
   void update_available(WorkerIndex worker);
+  static void set_occupant(Worker& worker, std::uint32_t slot, LiveIndex live);
   void count_copies(const Worker& worker, bool add);
 
   std::vector<Worker> workers_;

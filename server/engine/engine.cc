@@ -17,7 +17,7 @@ namespace {
 
 // A bound on what one transaction holds; what is left waits for the next turn, a few milliseconds
 // later.
-constexpr std::size_t kInputsPerTurnMax = 4096;
+constexpr std::size_t kInputsPerTurnMax = 256;
 
 template <typename... Handlers>
 struct Overload : Handlers... {
@@ -67,6 +67,22 @@ void Engine::stop() {
   io_.stop();
 }
 
+void Engine::enqueue_all(std::vector<Input> inputs) {
+  if (inputs.empty()) return;
+  {
+    const std::lock_guard lock(inbox_mutex_);
+    if (!ended_) {
+      inbox_.insert(inbox_.end(), std::make_move_iterator(inputs.begin()),
+                    std::make_move_iterator(inputs.end()));
+      if (!std::exchange(turn_scheduled_, true)) schedule_turn();
+      return;
+    }
+  }
+  for (const Input& input : inputs) {
+    if (input.abandon) input.abandon(stopping());
+  }
+}
+
 void Engine::enqueue(Input input) {
   bool ended = false;
   {
@@ -113,11 +129,9 @@ void Engine::turn() {
   }
   // Durable now: speak. A reply may enqueue new inputs; they belong to the next turn.
   Turn done = std::exchange(turn_, Turn());
-  for (const auto& perform : done.outbox) {
-    if (const absl::Status status = perform(); !status.ok()) return fail(status);
-  }
+  if (const absl::Status status = speak(done.outbox); !status.ok()) return fail(status);
   for (const JobId job : done.saved_jobs) {
-    if (core_->row(job).state != JobState::kRunning) publisher_.forget_progress(job);
+    if (core_->state(job) != JobState::kRunning) publisher_.forget_progress(job);
   }
   for (const std::int64_t experiment : done.touched_experiments)
     publisher_.jobs_changed(ExperimentId{experiment});
@@ -127,7 +141,8 @@ absl::Status Engine::handle_all(std::vector<Input>& inputs) {
   for (Input& input : inputs) BITRUNG_RETURN_IF_ERROR(input.handle(*this));
   BITRUNG_RETURN_IF_ERROR(write_rows());
   if (BITRUNG_PLANTED(SPEAKS_BEFORE_COMMIT)) {
-    for (const auto& perform : std::exchange(turn_.outbox, {})) BITRUNG_RETURN_IF_ERROR(perform());
+    std::vector<Utterance> outbox = std::exchange(turn_.outbox, {});
+    BITRUNG_RETURN_IF_ERROR(speak(outbox));
   }
   // Nobody may learn of a fact that a power cut could still undo: commit first, speak second.
   // The core is ahead of the disk here, so an error ends the process and is never retried.
@@ -188,7 +203,7 @@ void Engine::take(core::Effects effects) {
                 turn_.changed_jobs.push_back(save.job);
               turn_.touched_experiments.insert(number(core_->experiment_of(save.job)));
             },
-            [this](core::SaveAttempt& save) { turn_.attempts.push_back(std::move(save.row)); },
+            [this](core::SaveAttempt& save) { note_attempt(std::move(save.row)); },
             [this](core::SavePin& save) { turn_.pins.push_back(std::move(save.row)); },
             [this](core::SaveReport& save) { turn_.reports.push_back(std::move(save)); },
             [this](core::SaveWorker& save) { turn_.workers.push_back(std::move(save.worker_id)); },
@@ -199,12 +214,7 @@ void Engine::take(core::Effects effects) {
             [this](core::Send& sending) {
               std::visit(
                   Overload{[&](core::Offer& offer) {
-                             turn_.outbox.push_back([this, session = sending.session,
-                                                     offer = std::move(offer)]() -> absl::Status {
-                               BITRUNG_ASSIGN_OR_RETURN(FullOffer full, complete(offer));
-                               send(session, std::move(full));
-                               return absl::OkStatus();
-                             });
+                             turn_.outbox.push_back(OfferTo{sending.session, std::move(offer)});
                            },
                            [&](auto& message) {
                              send_after_commit(sending.session, std::move(message));
@@ -213,6 +223,18 @@ void Engine::take(core::Effects effects) {
             },
         },
         effect);
+  }
+}
+
+void Engine::note_attempt(db::AttemptRow row) {
+  // The latest row of an attempt is all that is written of it, in the place of its first: an
+  // earlier attempt of the job still ends before a later one lives.
+  const auto [place, is_new] = turn_.attempt_places.try_emplace(
+      core::AttemptKey{row.job, row.attempt}, turn_.attempts.size());
+  if (is_new) {
+    turn_.attempts.push_back(std::move(row));
+  } else {
+    turn_.attempts[place->second] = std::move(row);
   }
 }
 
@@ -257,6 +279,7 @@ absl::Status Engine::write_rows() {
   }
   turn_.pins.clear();
   turn_.attempts.clear();
+  turn_.attempt_places.clear();
   turn_.reports.clear();
   turn_.workers.clear();
   turn_.finished.clear();
@@ -264,31 +287,52 @@ absl::Status Engine::write_rows() {
 }
 
 void Engine::send(SessionId session, ToWorker message) {
-  std::shared_ptr<SessionSink> sink;
-  {
+  auto found = spoken_to_.find(number(session));
+  if (found == spoken_to_.end()) {
     const std::lock_guard lock(sinks_mutex_);
-    const auto found = sinks_.find(number(session));
-    if (found == sinks_.end()) return;  // It closed meanwhile; its next session is told again.
-    sink = found->second;
+    const auto sink = sinks_.find(number(session));
+    if (sink == sinks_.end()) return;  // It closed meanwhile; its next session is told again.
+    found = spoken_to_.emplace(number(session), sink->second).first;
   }
-  sink->send(std::move(message));
+  found->second->send(std::move(message));
+}
+
+void Engine::flush_sinks() {
+  for (const auto& [session, sink] : std::exchange(spoken_to_, {})) sink->flush();
 }
 
 void Engine::send_after_commit(SessionId session, ToWorker message) {
-  turn_.outbox.push_back([this, session, message = std::move(message)] {
-    send(session, message);
-    return absl::OkStatus();
-  });
+  turn_.outbox.push_back(MessageTo{session, std::move(message)});
 }
 
-absl::StatusOr<FullOffer> Engine::complete(const core::Offer& offer) {
-  BITRUNG_ASSIGN_OR_RETURN(db::JobRow job, reader_.job(offer.key.job));
-  BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow experiment,
-                           reader_.experiment(job.spec.experiment));
-  return FullOffer{.offer = offer,
-                   .display_name = fmt::format("{}/{}", experiment.name, job.spec.name),
-                   .spec_json = std::move(job.spec.spec_json),
-                   .timeout_seconds = job.spec.timeout_seconds};
+absl::Status Engine::speak(std::vector<Utterance>& outbox) {
+  absl::Status status;
+  for (Utterance& utterance : outbox) {
+    status = std::visit(
+        Overload{[this](OfferTo& to) -> absl::Status {
+                   BITRUNG_ASSIGN_OR_RETURN(FullOffer full, complete(std::move(to.offer)));
+                   send(to.session, std::move(full));
+                   return absl::OkStatus();
+                 },
+                 [this](MessageTo& to) {
+                   send(to.session, std::move(to.message));
+                   return absl::OkStatus();
+                 },
+                 [](const std::function<absl::Status()>& perform) { return perform(); }},
+        utterance);
+    if (!status.ok()) break;
+  }
+  flush_sinks();
+  return status;
+}
+
+absl::StatusOr<FullOffer> Engine::complete(core::Offer offer) {
+  BITRUNG_ASSIGN_OR_RETURN(db::Store::OfferText text, store_.offer_text(offer.key.job));
+  return FullOffer{.offer = std::move(offer),
+                   .display_name = std::move(text.display_name),
+                   .spec_json = std::move(text.spec_json),
+                   .dataset = std::move(text.dataset),
+                   .timeout_seconds = text.timeout_seconds};
 }
 
 void Engine::submit(NewExperiment experiment, Reply<SubmitAnswer> reply) {
@@ -467,27 +511,35 @@ SessionId Engine::open_session(std::shared_ptr<SessionSink> sink) {
   return id;
 }
 
-void Engine::post(core::Event event) {
-  enqueue({.handle = [event = std::move(event)](Engine& engine) {
+Engine::Input Engine::event_input(core::Event event) {
+  return {.handle = [event = std::move(event)](Engine& engine) {
     engine.take(engine.core_->step(event, engine.clock_.now()));
     if (const auto* closed = std::get_if<core::SessionClosed>(&event)) {
       const std::lock_guard lock(engine.sinks_mutex_);
       engine.sinks_.erase(number(closed->session));
     }
     return absl::OkStatus();
-  }});
+  }};
 }
 
-void Engine::progress(SessionId session, core::AttemptKey key, Progress progress) {
+void Engine::post(core::Event event) {
+  enqueue(event_input(std::move(event)));
+}
+
+Engine::Input Engine::progress_input(SessionId session, core::AttemptKey key, Progress progress) {
   progress.attempt = key.attempt;
-  enqueue({.handle = [session, key, progress](Engine& engine) {
+  return {.handle = [session, key, progress](Engine& engine) {
     if (!engine.core_->speaks_for(session, key)) return absl::OkStatus();
     engine.turn_.outbox.push_back([&engine, key, progress] {
       engine.publisher_.progress_changed(engine.core_->experiment_of(key.job), key.job, progress);
       return absl::OkStatus();
     });
     return absl::OkStatus();
-  }});
+  }};
+}
+
+void Engine::progress(SessionId session, core::AttemptKey key, Progress progress) {
+  enqueue(progress_input(session, key, std::move(progress)));
 }
 
 absl::Status Engine::append(SessionId session, core::AttemptKey key,
@@ -513,10 +565,10 @@ absl::Status Engine::append(SessionId session, core::AttemptKey key,
   return absl::OkStatus();
 }
 
-void Engine::points(SessionId session, core::AttemptKey key, std::uint64_t first_sequence,
-                    std::vector<db::PointRow> points) {
+Engine::Input Engine::points_input(SessionId session, core::AttemptKey key,
+                                   std::uint64_t first_sequence, std::vector<db::PointRow> points) {
   auto rows = std::make_shared<const std::vector<db::PointRow>>(std::move(points));
-  enqueue({.handle = [session, key, first_sequence, rows](Engine& engine) {
+  return {.handle = [session, key, first_sequence, rows](Engine& engine) {
     return engine.append(
         session, key,
         [&] { return engine.store_.append_points(key.job, key.attempt, first_sequence, *rows); },
@@ -524,13 +576,18 @@ void Engine::points(SessionId session, core::AttemptKey key, std::uint64_t first
           engine.send(session, PointsRecorded{key, watermark});
           engine.publisher_.points_recorded(engine.core_->experiment_of(key.job), {key, rows});
         });
-  }});
+  }};
 }
 
-void Engine::logs(SessionId session, core::AttemptKey key, std::uint64_t first_line,
-                  std::vector<db::LogRow> lines) {
+void Engine::points(SessionId session, core::AttemptKey key, std::uint64_t first_sequence,
+                    std::vector<db::PointRow> points) {
+  enqueue(points_input(session, key, first_sequence, std::move(points)));
+}
+
+Engine::Input Engine::logs_input(SessionId session, core::AttemptKey key, std::uint64_t first_line,
+                                 std::vector<db::LogRow> lines) {
   auto rows = std::make_shared<const std::vector<db::LogRow>>(std::move(lines));
-  enqueue({.handle = [session, key, first_line, rows](Engine& engine) {
+  return {.handle = [session, key, first_line, rows](Engine& engine) {
     return engine.append(
         session, key,
         [&] { return engine.store_.append_logs(key.job, key.attempt, first_line, *rows); },
@@ -538,7 +595,12 @@ void Engine::logs(SessionId session, core::AttemptKey key, std::uint64_t first_l
           engine.send(session, LogsRecorded{key, watermark});
           engine.publisher_.logs_recorded(engine.core_->experiment_of(key.job), key.job);
         });
-  }});
+  }};
+}
+
+void Engine::logs(SessionId session, core::AttemptKey key, std::uint64_t first_line,
+                  std::vector<db::LogRow> lines) {
+  enqueue(logs_input(session, key, first_line, std::move(lines)));
 }
 
 void Engine::artifact_stored(Digest sha256, std::uint64_t size_bytes) {

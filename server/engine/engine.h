@@ -13,6 +13,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -48,6 +49,7 @@ struct FullOffer {
   core::Offer offer;
   std::string display_name;
   std::string spec_json;
+  std::string dataset;
   double timeout_seconds = 0;
 };
 struct PointsRecorded {
@@ -67,6 +69,8 @@ class SessionSink {
  public:
   virtual ~SessionSink() = default;
   virtual void send(ToWorker message) = 0;
+  // Nothing more will be sent for now: what was sent may leave.
+  virtual void flush() {}
 };
 
 // A checked graph to record. rows[i] and nodes[i] describe the same job, input by input. The engine
@@ -125,6 +129,8 @@ class Engine {
               std::vector<db::PointRow> points);
   void logs(SessionId session, core::AttemptKey key, std::uint64_t first_line,
             std::vector<db::LogRow> lines);
+  // What a session says at once: arrives when the batch is destroyed, in one turn if it fits.
+  class Batch;
   // Notes a complete artifact for people who read the database.
   void artifact_stored(Digest sha256, std::uint64_t size_bytes);
 
@@ -135,7 +141,25 @@ class Engine {
         nullptr;  // Instead, when the engine has ended.
   };
 
+  // A message to a session, or whatever else is done after a commit.
+  struct OfferTo {
+    SessionId session{};
+    core::Offer offer;
+  };
+  struct MessageTo {
+    SessionId session{};
+    ToWorker message;
+  };
+  using Utterance = std::variant<OfferTo, MessageTo, std::function<absl::Status()>>;
+
+  Input event_input(core::Event event);
+  Input progress_input(SessionId session, core::AttemptKey key, Progress progress);
+  Input points_input(SessionId session, core::AttemptKey key, std::uint64_t first_sequence,
+                     std::vector<db::PointRow> points);
+  Input logs_input(SessionId session, core::AttemptKey key, std::uint64_t first_line,
+                   std::vector<db::LogRow> lines);
   void enqueue(Input input);
+  void enqueue_all(std::vector<Input> inputs);
   void turn();
   // A turn on io_, and the timer after it: what run() is made of.
   void schedule_turn();
@@ -147,6 +171,7 @@ class Engine {
 
   // Takes note of the rows and messages that the core names.
   void take(core::Effects effects);
+  void note_attempt(db::AttemptRow row);
   // Writes the rows noted so far, parents before what refers to them.
   absl::Status write_rows();
   absl::Status ensure_transaction();
@@ -160,8 +185,11 @@ class Engine {
                       const std::function<absl::StatusOr<std::uint64_t>()>& write,
                       std::function<void(std::uint64_t)> recorded);
   void send(SessionId session, ToWorker message);
+  void flush_sinks();
   void send_after_commit(SessionId session, ToWorker message);
-  absl::StatusOr<FullOffer> complete(const core::Offer& offer);
+  absl::StatusOr<FullOffer> complete(core::Offer offer);
+  // Says what the turn has to say, in order.
+  absl::Status speak(std::vector<Utterance>& outbox);
 
   // An input that only asks: answered after the commit of its turn.
   template <typename T>
@@ -192,11 +220,12 @@ class Engine {
     std::unordered_map<std::int64_t, db::JobSpecRow> new_jobs;  // Not inserted yet, by number.
     std::vector<db::PinRow> pins;
     std::vector<db::AttemptRow> attempts;  // In order: an old attempt ends before a new one lives.
+    std::map<core::AttemptKey, std::size_t> attempt_places;  // In `attempts`.
     std::vector<core::SaveReport> reports;
     std::vector<std::string> workers;
     std::vector<core::SaveExperimentFinished> finished;
     std::unordered_set<std::int64_t> touched_experiments;  // To be published.
-    std::vector<std::function<absl::Status()>> outbox;     // After the commit, in order.
+    std::vector<Utterance> outbox;                         // After the commit, in order.
   };
   Turn turn_;
   std::unique_ptr<core::Core> core_;
@@ -206,6 +235,35 @@ class Engine {
   std::mutex sinks_mutex_;
   std::int64_t next_session_ = 1;
   std::unordered_map<std::int64_t, std::shared_ptr<SessionSink>> sinks_;
+  // Engine's thread only: the sinks that this turn spoke to, to be flushed at its end.
+  std::unordered_map<std::int64_t, std::shared_ptr<SessionSink>> spoken_to_;
+};
+
+// Not thread-safe; does not outlive the engine.
+class Engine::Batch {
+ public:
+  explicit Batch(Engine& engine) : engine_(engine) {}
+  ~Batch() { engine_.enqueue_all(std::move(inputs_)); }
+  Batch(const Batch&) = delete;
+  Batch& operator=(const Batch&) = delete;
+
+  // As the engine's functions of these names.
+  void post(core::Event event) { inputs_.push_back(engine_.event_input(std::move(event))); }
+  void progress(SessionId session, core::AttemptKey key, Progress progress) {
+    inputs_.push_back(engine_.progress_input(session, key, std::move(progress)));
+  }
+  void points(SessionId session, core::AttemptKey key, std::uint64_t first_sequence,
+              std::vector<db::PointRow> points) {
+    inputs_.push_back(engine_.points_input(session, key, first_sequence, std::move(points)));
+  }
+  void logs(SessionId session, core::AttemptKey key, std::uint64_t first_line,
+            std::vector<db::LogRow> lines) {
+    inputs_.push_back(engine_.logs_input(session, key, first_line, std::move(lines)));
+  }
+
+ private:
+  Engine& engine_;
+  std::vector<Input> inputs_;
 };
 
 }  // namespace bitrung::engine

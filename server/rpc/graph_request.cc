@@ -1,7 +1,9 @@
 #include "server/rpc/graph_request.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
+#include <iterator>
 #include <unordered_set>
 
 #include <fmt/format.h>
@@ -11,6 +13,7 @@
 #include "server/core/graph.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/json_depth.h"
+#include "server/rpc/spec_scan.h"
 
 namespace bitrung::rpc {
 namespace {
@@ -19,6 +22,7 @@ constexpr std::size_t kSourceBytesMax = std::size_t{4} << 20;
 constexpr std::size_t kRequestIdBytesMax = 64;
 constexpr std::uint32_t kRetriesMax = 100;
 constexpr std::int32_t kPriorityMax = 1000;
+constexpr std::size_t kDigestPieceBytes = std::size_t{64} << 10;
 
 absl::Status invalid(std::string_view job, std::string_view what) {
   return absl::InvalidArgumentError(fmt::format("job \"{}\": {}", job.substr(0, 128), what));
@@ -38,13 +42,62 @@ std::optional<T> member(const nlohmann::json& object, const char* key) {
   return found->get<T>();
 }
 
+// The short way of read_spec(), for text that is canonical already. False if anything is not as it
+// should be: the long way says what, or takes it.
+bool read_canonical_spec(const std::string& spec_json, SpecScanner& scanner, db::JobSpecRow& row) {
+  const std::vector<SpecScanner::Member>* members = scanner.scan(spec_json);
+  if (members == nullptr) return false;
+  const auto find = [&](std::string_view parent, std::string_view key) {
+    for (const SpecScanner::Member& member : *members) {
+      if (member.key == key && member.parent == parent) return member.value;
+    }
+    return std::string_view();
+  };
+  const auto text = [&](std::string_view parent, std::string_view key, std::string& out) {
+    std::string_view value = find(parent, key);
+    if (!value.starts_with('"')) return false;
+    value.remove_prefix(1);
+    value.remove_suffix(1);
+    out = value;
+    return true;
+  };
+  const auto count = [&](std::string_view parent, std::string_view key, auto& out) {
+    const std::string_view value = find(parent, key);
+    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), out);
+    return error == std::errc() && !value.empty() && end == value.data() + value.size();
+  };
+  std::string kind;
+  std::string weights;
+  std::string activations;
+  if (!text({}, "model", row.model) || !is_valid_name(row.model) ||
+      !text({}, "dataset", row.dataset) || !is_valid_name(row.dataset) || !text({}, "kind", kind) ||
+      !count({}, "seed", row.seed) || !count({}, "numerics", row.numerics) ||
+      !count("bits", "weights", row.weight_bits) ||
+      !count("bits", "activations", row.activation_bits) || !text("method", "weights", weights) ||
+      !text("method", "activations", activations)) {
+    return false;
+  }
+  row.epochs = 0;
+  if (kind == "train") {
+    if (!count({}, "epochs", row.epochs) || row.epochs == 0) return false;
+  } else if (kind != "quantize" && kind != "evaluate") {
+    return false;
+  }
+  row.method = weights == activations ? weights : fmt::format("{}/{}", weights, activations);
+  row.spec_json = spec_json;
+  row.spec_sha256 = sha256(row.spec_json);
+  return true;
+}
+
 // The headline options, read from the canonical text so that they cannot disagree with it.
-absl::Status read_spec(const v1::JobNode& node, db::JobSpecRow& row) {
+absl::Status read_spec(const v1::JobNode& node, SpecScanner& scanner, db::JobSpecRow& row) {
   if (node.spec_json().size() > kSpecBytesMax) {
     return absl::ResourceExhaustedError(
         fmt::format("job \"{}\": its options have {} bytes, the limit is {}", node.name(),
                     node.spec_json().size(), kSpecBytesMax));
   }
+  if (read_canonical_spec(node.spec_json(), scanner, row)) return absl::OkStatus();
+  row.epochs = 0;
   if (!is_nested_at_most(node.spec_json(), kSpecDepthMax)) {
     return invalid(node.name(),
                    fmt::format("spec_json is nested deeper than {} levels", kSpecDepthMax));
@@ -176,20 +229,38 @@ absl::Status read_limits(const v1::JobNode& node) {
   return absl::OkStatus();
 }
 
-// Equal graphs give equal digests; what only steers the scheduling is left out.
+// Equal graphs give equal digests; what only steers the scheduling is left out. The SHA-256 of a
+// JSON list of [name, aliases, digest of the options, inputs], an input being [role, position or
+// digest] and for candidates the number of their choice. Names need no escapes.
 Digest graph_digest(const engine::NewExperiment& experiment) {
-  nlohmann::json graph = nlohmann::json::array();
+  Sha256 whole;
+  std::string text = "[";
   for (const db::JobSpecRow& row : experiment.rows) {
-    nlohmann::json inputs = nlohmann::json::array();
-    for (const db::InputRow& input : row.inputs) {
-      inputs.push_back(
-          {std::string(name(input.role)), input.parent ? nlohmann::json(number(*input.parent))
-                                                       : nlohmann::json(input.artifact->hex())});
-      if (input.choice != 0) inputs.back().push_back(input.choice);
+    if (&row != experiment.rows.data()) text += ',';
+    fmt::format_to(std::back_inserter(text), "[\"{}\",[", row.name);
+    for (const std::string& alias : row.aliases) {
+      fmt::format_to(std::back_inserter(text), "{}\"{}\"", &alias == row.aliases.data() ? "" : ",",
+                     alias);
     }
-    graph.push_back({row.name, row.aliases, row.spec_sha256.hex(), std::move(inputs)});
+    fmt::format_to(std::back_inserter(text), "],\"{}\",[", row.spec_sha256.hex());
+    for (const db::InputRow& input : row.inputs) {
+      fmt::format_to(std::back_inserter(text), "{}[\"{}\",", &input == row.inputs.data() ? "" : ",",
+                     name(input.role));
+      if (input.parent) {
+        fmt::format_to(std::back_inserter(text), "{}", number(*input.parent));
+      } else {
+        fmt::format_to(std::back_inserter(text), "\"{}\"", input.artifact->hex());
+      }
+      if (input.choice != 0) fmt::format_to(std::back_inserter(text), ",{}", input.choice);
+      text += ']';
+    }
+    text += "]]";
+    if (text.size() < kDigestPieceBytes) continue;
+    whole.update(text);
+    text.clear();
   }
-  return sha256(graph.dump());
+  whole.update(text + "]");
+  return whole.finish();
 }
 
 }  // namespace
@@ -206,6 +277,7 @@ absl::StatusOr<engine::NewExperiment> convert_graph(
   experiment.rows.reserve(static_cast<std::size_t>(jobs.size()));
   experiment.nodes.reserve(static_cast<std::size_t>(jobs.size()));
   std::unordered_set<std::string_view> names;
+  SpecScanner scanner;
   for (const v1::JobNode& node : jobs) {
     db::JobSpecRow row;
     row.name = node.name();
@@ -217,7 +289,7 @@ absl::StatusOr<engine::NewExperiment> convert_graph(
       if (!names.insert(alias).second) return invalid(alias, "the name is used twice");
     }
     BITRUNG_RETURN_IF_ERROR(read_limits(node));
-    BITRUNG_RETURN_IF_ERROR(read_spec(node, row));
+    BITRUNG_RETURN_IF_ERROR(read_spec(node, scanner, row));
     row.retries = node.retries();
     row.timeout_seconds = node.timeout_seconds();
     row.priority = node.priority();

@@ -262,18 +262,19 @@ class JobServiceImpl final : public v1::JobService::CallbackService {
       const std::uint32_t buckets =
           request->buckets_max() == 0 ? kBucketsDefault : request->buckets_max();
       const std::vector<std::string> names(request->names().begin(), request->names().end());
-      for (const v1::JobReference& reference : request->jobs()) {
-        BITRUNG_ASSIGN_OR_RETURN(const db::JobRow job, find_job(context_, reference));
-        // A cached job has no attempt: its series are those of the job that really ran.
-        const JobId source = job.state.cached_from.value_or(job.spec.id);
-        BITRUNG_ASSIGN_OR_RETURN(const auto rows,
-                                 context_.reader.series(source, names, /*with_points=*/true));
-        for (const db::SeriesRow& row : join_attempts(rows)) {
-          v1::Series& out = *response->add_series();
-          out.set_job_id(number(job.spec.id));
-          out.set_job(job.spec.name);
-          fill_buckets(row, buckets, out);
+      // Neighbours of one experiment are looked up together.
+      for (int begin = 0; begin < request->jobs_size();) {
+        const std::string& experiment = request->jobs(begin).experiment();
+        std::vector<std::string> jobs;
+        for (; begin < request->jobs_size() && request->jobs(begin).experiment() == experiment;
+             ++begin) {
+          jobs.push_back(request->jobs(begin).job());
         }
+        BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow row,
+                                 context_.reader.experiment(experiment));
+        BITRUNG_ASSIGN_OR_RETURN(const auto heads, context_.reader.job_heads(row.id, jobs));
+        for (const db::StoreReader::JobHead& job : heads)
+          BITRUNG_RETURN_IF_ERROR(add_series(job, names, buckets, *response));
       }
       return absl::OkStatus();
     });
@@ -292,6 +293,21 @@ class JobServiceImpl final : public v1::JobService::CallbackService {
   }
 
  private:
+  absl::Status add_series(const db::StoreReader::JobHead& job,
+                          const std::vector<std::string>& names, std::uint32_t buckets,
+                          v1::GetSeriesResponse& response) const {
+    // A cached job has no attempt: its series are those of the job that really ran.
+    BITRUNG_ASSIGN_OR_RETURN(auto rows, context_.reader.series(job.cached_from.value_or(job.id),
+                                                               names, /*with_points=*/true));
+    for (const db::SeriesRow& row : join_attempts(std::move(rows))) {
+      v1::Series& out = *response.add_series();
+      out.set_job_id(number(job.id));
+      out.set_job(job.name);
+      fill_buckets(row, buckets, out);
+    }
+    return absl::OkStatus();
+  }
+
   absl::Status explained(JobId id, const absl::StatusOr<std::vector<core::Reason>>& reasons,
                          v1::ExplainJobResponse& response) const {
     BITRUNG_RETURN_IF_ERROR(reasons.status());

@@ -20,10 +20,47 @@ namespace {
 // How many recorded jobs are compared with each planned one.
 constexpr std::size_t kCandidatesMax = 64;
 
-absl::StatusOr<std::string> display_name(db::StoreReader& reader, const db::JobRow& row) {
-  BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow experiment,
-                           reader.experiment(row.spec.experiment));
-  return fmt::format("{}/{}", experiment.name, row.spec.name);
+// How many planned jobs are looked up at once.
+constexpr std::size_t kJobsPerLookUp = 1000;
+
+// Options by their path, "/bits/weights", with their values as text.
+using FlatSpec = std::map<std::string, std::string>;
+
+FlatSpec flatten(std::string_view spec_json) {
+  FlatSpec flat;
+  const auto spec = nlohmann::json::parse(spec_json, nullptr, /*allow_exceptions=*/false);
+  if (!spec.is_object()) return flat;
+  const auto flattened = spec.flatten();
+  for (const auto& [path, value] : flattened.items()) flat.emplace(path, value.dump());
+  return flat;
+}
+
+// Calls visit(path, there, here) for each option that differs, in order, until it returns false; an
+// absent value is empty.
+template <typename Visit>
+void for_each_difference(const FlatSpec& there, const FlatSpec& here, Visit visit) {
+  static const std::string kAbsent;
+  auto left = there.begin();
+  auto right = here.begin();
+  while (left != there.end() || right != here.end()) {
+    const int order = left == there.end()   ? 1
+                      : right == here.end() ? -1
+                                            : left->first.compare(right->first);
+    const std::string& path = order <= 0 ? left->first : right->first;
+    const std::string& value_there = order <= 0 ? left->second : kAbsent;
+    const std::string& value_here = order >= 0 ? right->second : kAbsent;
+    if ((order != 0 || value_there != value_here) && !visit(path, value_there, value_here)) return;
+    if (order <= 0) ++left;
+    if (order >= 0) ++right;
+  }
+}
+
+std::string difference_text(std::string_view path, const std::string& there,
+                            const std::string& here) {
+  std::string option(path.substr(std::min<std::size_t>(1, path.size())));
+  std::ranges::replace(option, '/', '.');
+  const auto shown = [](const std::string& text) { return text.empty() ? "absent" : text; };
+  return fmt::format("{} is {} there, {} here", option, shown(there), shown(here));
 }
 
 class Planner {
@@ -33,15 +70,39 @@ class Planner {
 
   absl::Status run(v1::PlanExperimentResponse& response) {
     for (std::size_t i = 0; i < experiment_.rows.size(); ++i) response.add_jobs();
-    for (const std::uint32_t index :
-         core::topological_order(core::child_lists(experiment_.nodes))) {
-      BITRUNG_RETURN_IF_ERROR(plan_job(index, *response.mutable_jobs(static_cast<int>(index))));
+    const std::vector<std::uint32_t> order =
+        core::topological_order(core::child_lists(experiment_.nodes));
+    for (std::size_t begin = 0; begin < order.size(); begin += kJobsPerLookUp) {
+      const std::size_t end = std::min(begin + kJobsPerLookUp, order.size());
+      std::vector<Digest> specs;
+      for (std::size_t i = begin; i < end; ++i)
+        specs.push_back(experiment_.rows[order[i]].spec_sha256);
+      BITRUNG_ASSIGN_OR_RETURN(const auto equal, reader_.equal_jobs(specs, kCandidatesMax));
+      for (std::size_t i = begin; i < end; ++i) {
+        BITRUNG_RETURN_IF_ERROR(plan_job(order[i], equal[i - begin],
+                                         *response.mutable_jobs(static_cast<int>(order[i]))));
+      }
     }
     return absl::OkStatus();
   }
 
  private:
-  absl::Status plan_job(std::uint32_t index, v1::PlannedJob& out) {
+  struct Similar {
+    db::JobRow row;
+    FlatSpec spec;
+  };
+
+  absl::StatusOr<std::string> display_name(ExperimentId id, std::string_view job) {
+    auto found = experiment_names_.find(id);
+    if (found == experiment_names_.end()) {
+      BITRUNG_ASSIGN_OR_RETURN(db::ExperimentRow row, reader_.experiment(id));
+      found = experiment_names_.emplace(id, std::move(row.name)).first;
+    }
+    return fmt::format("{}/{}", found->second, job);
+  }
+
+  absl::Status plan_job(std::uint32_t index, const std::vector<db::StoreReader::EqualJob>& equal,
+                        v1::PlannedJob& out) {
     const db::JobSpecRow& row = experiment_.rows[index];
     const auto candidates = std::ranges::count_if(
         row.inputs, [](const db::InputRow& input) { return input.choice != 0; });
@@ -50,18 +111,18 @@ class Planner {
           fmt::format("not known yet: its teacher will be the best of {} candidates", candidates));
       return compare(row, out);
     }
-    BITRUNG_ASSIGN_OR_RETURN(const auto equal,
-                             reader_.succeeded_with_spec(row.spec_sha256, kCandidatesMax));
-    for (const db::JobRow& candidate : equal) {
+    for (const db::StoreReader::EqualJob& candidate : equal) {
       BITRUNG_ASSIGN_OR_RETURN(const bool same, has_equal_inputs(index, candidate));
       if (!same) continue;
-      identities_[index] = candidate.state.identity;
+      identities_[index] = candidate.identity;
       out.set_cached(true);
-      BITRUNG_ASSIGN_OR_RETURN(*out.mutable_cached_from(), display_name(reader_, candidate));
+      BITRUNG_ASSIGN_OR_RETURN(*out.mutable_cached_from(),
+                               display_name(candidate.experiment, candidate.name));
       return absl::OkStatus();
     }
     if (!equal.empty()) {
-      BITRUNG_ASSIGN_OR_RETURN(const std::string there, display_name(reader_, equal.front()));
+      BITRUNG_ASSIGN_OR_RETURN(const std::string there,
+                               display_name(equal.front().experiment, equal.front().name));
       out.set_reason(fmt::format("{} has equal options but another teacher, start or copy of {}",
                                  there, row.dataset));
     }
@@ -70,8 +131,9 @@ class Planner {
 
   // True if the recorded job's identity is what this one's would be on the same copy of the data
   // set.
-  absl::StatusOr<bool> has_equal_inputs(std::uint32_t index, const db::JobRow& candidate) {
-    if (!candidate.state.identity) return false;
+  absl::StatusOr<bool> has_equal_inputs(std::uint32_t index,
+                                        const db::StoreReader::EqualJob& candidate) {
+    if (!candidate.identity) return false;
     const core::NewJob& node = experiment_.nodes[index];
     std::vector<core::IdentityInput> inputs;
     for (const core::NewJob::Input& input : node.inputs) {
@@ -83,24 +145,33 @@ class Planner {
       inputs.push_back({input.role, *identities_[*input.parent]});
     }
     std::ranges::stable_sort(inputs, {}, &core::IdentityInput::role);
-    BITRUNG_ASSIGN_OR_RETURN(const auto pins, reader_.pins(candidate.spec.experiment));
-    const auto pin = std::ranges::find(pins, node.dataset, &db::PinRow::dataset);
-    if (pin == pins.end()) return false;
-    return core::identity_of(node.spec, pin->sha256, inputs) == *candidate.state.identity;
+    auto pins = pins_.find(candidate.experiment);
+    if (pins == pins_.end()) {
+      BITRUNG_ASSIGN_OR_RETURN(auto rows, reader_.pins(candidate.experiment));
+      pins = pins_.emplace(candidate.experiment, std::move(rows)).first;
+    }
+    const auto pin = std::ranges::find(pins->second, node.dataset, &db::PinRow::dataset);
+    if (pin == pins->second.end()) return false;
+    return core::identity_of(node.spec, pin->sha256, inputs) == *candidate.identity;
   }
 
   // The nearest recorded job tells why this one is not cached, and how long it may take.
   absl::Status compare(const db::JobSpecRow& row, v1::PlannedJob& out) {
     BITRUNG_ASSIGN_OR_RETURN(const auto* similar, similar_jobs(row.model, row.dataset));
+    const FlatSpec here = similar->empty() ? FlatSpec() : flatten(row.spec_json);
     const db::JobRow* nearest = nullptr;
     std::size_t fewest = std::numeric_limits<std::size_t>::max();
     std::string difference;
     double seconds_per_epoch = 0;
     int measured = 0;
-    for (const db::JobRow& other : *similar) {
+    for (const auto& [other, there] : *similar) {
       if ((other.spec.epochs == 0) != (row.epochs == 0)) continue;  // Another kind of job.
       std::size_t count = 0;
-      std::string first = first_difference(other.spec.spec_json, row.spec_json, &count);
+      std::string first;
+      for_each_difference(there, here, [&](auto& path, auto& value_there, auto& value_here) {
+        if (count == 0) first = difference_text(path, value_there, value_here);
+        return ++count < fewest;
+      });
       if (count > 0 && count < fewest) {
         fewest = count;
         nearest = &other;
@@ -113,19 +184,25 @@ class Planner {
     }
     if (measured > 0) out.set_estimated_seconds(seconds_per_epoch / measured * row.epochs);
     if (out.reason().empty() && nearest != nullptr) {
-      BITRUNG_ASSIGN_OR_RETURN(const std::string there, display_name(reader_, *nearest));
+      BITRUNG_ASSIGN_OR_RETURN(const std::string there,
+                               display_name(nearest->spec.experiment, nearest->spec.name));
       out.set_reason(fmt::format("nearest is {}: {}", there, difference));
     }
     return absl::OkStatus();
   }
 
-  absl::StatusOr<const std::vector<db::JobRow>*> similar_jobs(const std::string& model,
-                                                              const std::string& dataset) {
+  absl::StatusOr<const std::vector<Similar>*> similar_jobs(const std::string& model,
+                                                           const std::string& dataset) {
     const auto key = std::pair(model, dataset);
     auto found = similar_.find(key);
     if (found == similar_.end()) {
       BITRUNG_ASSIGN_OR_RETURN(auto rows, reader_.succeeded_like(model, dataset, kCandidatesMax));
-      found = similar_.emplace(key, std::move(rows)).first;
+      std::vector<Similar> similar;
+      for (db::JobRow& job : rows) {
+        FlatSpec spec = flatten(job.spec.spec_json);
+        similar.push_back({std::move(job), std::move(spec)});
+      }
+      found = similar_.emplace(key, std::move(similar)).first;
     }
     return &found->second;
   }
@@ -133,34 +210,26 @@ class Planner {
   db::StoreReader& reader_;
   const engine::NewExperiment& experiment_;
   std::vector<std::optional<Digest>> identities_;  // Of those that would be cached.
-  std::map<std::pair<std::string, std::string>, std::vector<db::JobRow>> similar_;
+  std::map<std::pair<std::string, std::string>, std::vector<Similar>> similar_;
+  std::map<ExperimentId, std::string> experiment_names_;
+  std::map<ExperimentId, std::vector<db::PinRow>> pins_;
 };
 
 }  // namespace
 
 std::string first_difference(std::string_view spec_there, std::string_view spec_here,
                              std::size_t* differences) {
-  const auto there = nlohmann::json::parse(spec_there, nullptr, /*allow_exceptions=*/false);
-  const auto here = nlohmann::json::parse(spec_here, nullptr, /*allow_exceptions=*/false);
   std::string first;
   std::size_t count = 0;
-  if (there.is_object() && here.is_object()) {
-    const auto flat_there = there.flatten();
-    const auto flat_here = here.flatten();
-    std::map<std::string, std::pair<std::string, std::string>> values;
-    for (const auto& [path, value] : flat_there.items()) values[path].first = value.dump();
-    for (const auto& [path, value] : flat_here.items()) values[path].second = value.dump();
-    for (const auto& [path, pair] : values) {
-      if (pair.first == pair.second) continue;
-      if (count++ > 0) continue;
-      std::string option = path.substr(1);
-      std::ranges::replace(option, '/', '.');
-      const auto shown = [](const std::string& text) {
-        return text.empty() ? std::string("absent") : text;
-      };
-      first = fmt::format("{} is {} there, {} here", option, shown(pair.first), shown(pair.second));
-    }
-  }
+  const FlatSpec flat_there = flatten(spec_there);
+  const FlatSpec flat_here = flatten(spec_here);
+  // Nothing can be said of what is no object.
+  const bool is_comparable = !flat_there.empty() && !flat_here.empty();
+  for_each_difference(is_comparable ? flat_there : flat_here, flat_here,
+                      [&](auto& path, auto& there, auto& here) {
+                        if (count++ == 0) first = difference_text(path, there, here);
+                        return true;
+                      });
   if (differences != nullptr) *differences = count;
   return first;
 }

@@ -6,13 +6,13 @@
 
 namespace bitrung::rpc {
 
-std::vector<db::SeriesRow> join_attempts(const std::vector<db::SeriesRow>& series) {
-  std::map<std::string, std::vector<const db::SeriesRow*>> by_name;
-  for (const db::SeriesRow& row : series) by_name[row.name].push_back(&row);
+std::vector<db::SeriesRow> join_attempts(std::vector<db::SeriesRow> series) {
+  std::map<std::string, std::vector<db::SeriesRow*>> by_name;
+  for (db::SeriesRow& row : series) by_name[row.name].push_back(&row);
   std::vector<db::SeriesRow> joined;
   for (auto& [name, attempts] : by_name) {
     std::ranges::sort(attempts, {}, &db::SeriesRow::attempt);
-    db::SeriesRow all = *attempts.front();
+    db::SeriesRow all = std::move(*attempts.front());
     for (auto next = attempts.begin() + 1; next != attempts.end(); ++next) {
       std::erase_if(all.points, [first = (*next)->first_step](const auto& point) {
         return point.first >= first;
@@ -20,7 +20,9 @@ std::vector<db::SeriesRow> join_attempts(const std::vector<db::SeriesRow>& serie
       all.points.insert(all.points.end(), (*next)->points.begin(), (*next)->points.end());
       all.attempt = (*next)->attempt;
     }
-    std::ranges::stable_sort(all.points, {}, &std::pair<std::int64_t, double>::first);
+    constexpr auto kStep = &std::pair<std::int64_t, double>::first;
+    if (!std::ranges::is_sorted(all.points, {}, kStep))  // It nearly always is.
+      std::ranges::stable_sort(all.points, {}, kStep);
     all.point_count = all.points.size();
     joined.push_back(std::move(all));
   }

@@ -11,7 +11,7 @@ namespace bitrung::rpc {
 
 // Joins the attempts of each metric: a later attempt's points replace an earlier one's from its
 // first step on, because it trained those steps again. Points come out by step; series by name.
-std::vector<db::SeriesRow> join_attempts(const std::vector<db::SeriesRow>& series);
+std::vector<db::SeriesRow> join_attempts(std::vector<db::SeriesRow> series);
 
 // At most `buckets_max` buckets of equally many points; with fewer points each is its own bucket.
 void fill_buckets(const db::SeriesRow& series, std::uint32_t buckets_max, v1::Series& out);

@@ -22,6 +22,9 @@ constexpr int kLinesPerMessageMax = 1000;
 constexpr std::size_t kLogTextBytesMax = 4096;
 constexpr std::size_t kSeriesNameBytesMax = 64;
 constexpr std::size_t kWorkerTextBytesMax = 256;
+constexpr int kStatementsPerBatchMax = 4096;
+// A message to a worker has at most 1 MiB.
+constexpr std::size_t kBatchBytesMax = std::size_t{512} << 10;
 
 core::AttemptKey from_proto(const v1::AttemptKey& key) {
   return {JobId{key.job_id()}, key.attempt()};
@@ -116,6 +119,7 @@ void to_proto(const core::Welcome& welcome, const Context& context, v1::Welcome&
   out.set_heartbeat_interval_ms(static_cast<std::uint32_t>(context.heartbeat_interval.count()));
   for (const core::AttemptKey& key : welcome.kept) to_proto(key, *out.add_kept());
   for (const core::AttemptKey& key : welcome.fenced) to_proto(key, *out.add_fenced());
+  out.set_takes_batches(true);
 }
 
 void to_proto(const engine::FullOffer& full, v1::Offer& out) {
@@ -131,6 +135,7 @@ void to_proto(const engine::FullOffer& full, v1::Offer& out) {
   if (full.offer.resume) out.set_resume_sha256(full.offer.resume->hex());
   out.set_dataset_sha256(full.offer.dataset.hex());
   out.set_timeout_seconds(full.timeout_seconds);
+  out.set_dataset(full.dataset);
 }
 
 class Session;
@@ -140,6 +145,7 @@ class Sink final : public engine::SessionSink {
  public:
   explicit Sink(Session* session) : session_(session) {}
   void send(engine::ToWorker message) override;
+  void flush() override;
   void detach() {
     const std::lock_guard lock(mutex_);
     session_ = nullptr;
@@ -172,10 +178,14 @@ class Session final
       if (finished_) return;
       out_bytes_ += response.ByteSizeLong();
       out_.push_back(std::move(response));
-      if (out_.size() == 1) StartWrite(&out_.front());
       queued = check_queue(out_.size(), out_bytes_);
     }
     if (!queued.ok()) finish(to_grpc(queued));
+  }
+
+  void flush() {
+    const std::lock_guard lock(mutex_);
+    write_next();
   }
 
  private:
@@ -203,17 +213,47 @@ class Session final
 
   void OnReadDone(bool ok) override {
     if (!ok) return finish(grpc::Status::OK);
-    const absl::Status status = handle(request_);
+    absl::Status status;
+    {
+      engine::Engine::Batch batch(context_.engine);
+      status = handle_message(request_, batch);
+    }
     if (!status.ok()) return finish(to_grpc(status));
     StartRead(&request_);
   }
 
   void OnWriteDone(bool ok) override {
     const std::lock_guard lock(mutex_);
-    out_bytes_ -= out_.front().ByteSizeLong();
+    writing_ = false;
+    if (ok) write_next();
+  }
+
+  // Writes what waits: one statement, or as many as fit if the worker reads batches. Under the
+  // lock.
+  void write_next() {
+    if (writing_ || finished_ || out_.empty()) return;
+    writing_ = true;
+    const std::size_t first_bytes = out_.front().ByteSizeLong();
+    out_bytes_ -= first_bytes;
+    message_ = std::move(out_.front());
     out_.pop_front();
-    if (!ok || finished_) return;
-    if (!out_.empty()) StartWrite(&out_.front());
+    // The worker hears of a batch in the Welcome, so that goes alone.
+    if (takes_batches_ && !out_.empty() && !message_.has_welcome()) {
+      std::size_t bytes = first_bytes;
+      v1::OpenSessionResponse batch;
+      auto& statements = *batch.mutable_batch()->mutable_statements();
+      *statements.Add() = std::move(message_);
+      while (!out_.empty() && statements.size() < kStatementsPerBatchMax) {
+        const std::size_t added = out_.front().ByteSizeLong();
+        bytes += added;
+        if (bytes > kBatchBytesMax) break;
+        out_bytes_ -= added;
+        *statements.Add() = std::move(out_.front());
+        out_.pop_front();
+      }
+      message_ = std::move(batch);
+    }
+    StartWrite(&message_);
   }
 
   void OnDone() override {
@@ -228,7 +268,23 @@ class Session final
     Finish(status);
   }
 
-  absl::Status handle(const v1::OpenSessionRequest& request) {
+  absl::Status handle_message(const v1::OpenSessionRequest& message, engine::Engine::Batch& batch) {
+    if (!message.has_batch()) return handle(message, batch);
+    BITRUNG_RETURN_IF_ERROR(limits_.check(message));
+    if (message.batch().statements_size() > kStatementsPerBatchMax) {
+      return absl::ResourceExhaustedError(fmt::format("{} statements in one batch, the limit is {}",
+                                                      message.batch().statements_size(),
+                                                      kStatementsPerBatchMax));
+    }
+    for (const v1::OpenSessionRequest& statement : message.batch().statements()) {
+      if (statement.has_hello() || statement.has_batch())
+        return absl::InvalidArgumentError("a batch holds neither a Hello nor another batch");
+      BITRUNG_RETURN_IF_ERROR(handle(statement, batch));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status handle(const v1::OpenSessionRequest& request, engine::Engine::Batch& batch) {
     BITRUNG_RETURN_IF_ERROR(limits_.check(request));
     if (request.has_hello() == greeted_) {
       return absl::FailedPreconditionError("a session begins with one Hello and has no second");
@@ -237,8 +293,12 @@ class Session final
       case v1::OpenSessionRequest::kHello: {
         BITRUNG_ASSIGN_OR_RETURN(core::SessionOpened event, from_proto(request.hello(), id_));
         greeted_ = true;
+        {
+          const std::lock_guard lock(mutex_);
+          takes_batches_ = request.hello().takes_batches();
+        }
         BITRUNG_RETURN_IF_ERROR(check_history(event));
-        context_.engine.post(std::move(event));
+        batch.post(std::move(event));
         return absl::OkStatus();
       }
       case v1::OpenSessionRequest::kHeartbeat: {
@@ -246,41 +306,42 @@ class Session final
         for (const v1::HeldAttempt& held : request.heartbeat().attempts()) {
           event.held.push_back(from_proto(held.key()));
           if (held.has_progress())
-            context_.engine.progress(id_, from_proto(held.key()), from_proto(held.progress()));
+            batch.progress(id_, from_proto(held.key()), from_proto(held.progress()));
         }
-        context_.engine.post(std::move(event));
+        batch.post(std::move(event));
         return absl::OkStatus();
       }
       case v1::OpenSessionRequest::kStarted:
-        context_.engine.post(core::AttemptStarted{id_, from_proto(request.started().key()),
-                                                  request.started().resumed_epoch()});
+        batch.post(core::AttemptStarted{id_, from_proto(request.started().key()),
+                                        request.started().resumed_epoch()});
         return absl::OkStatus();
       case v1::OpenSessionRequest::kMetrics: {
         BITRUNG_ASSIGN_OR_RETURN(std::vector<db::PointRow> points, from_proto(request.metrics()));
-        context_.engine.points(id_, from_proto(request.metrics().key()),
-                               request.metrics().first_sequence(), std::move(points));
+        batch.points(id_, from_proto(request.metrics().key()), request.metrics().first_sequence(),
+                     std::move(points));
         return absl::OkStatus();
       }
       case v1::OpenSessionRequest::kLogs:
-        return handle_logs(request.logs());
+        return handle_logs(request.logs(), batch);
       case v1::OpenSessionRequest::kCheckpoint: {
         const v1::Checkpoint& checkpoint = request.checkpoint();
         BITRUNG_ASSIGN_OR_RETURN(const Digest digest,
                                  stored_artifact(checkpoint.artifact_sha256()));
-        context_.engine.post(
+        batch.post(
             core::CheckpointStored{id_, from_proto(checkpoint.key()), checkpoint.epoch(), digest});
         return absl::OkStatus();
       }
       case v1::OpenSessionRequest::kOutcome:
-        return handle_outcome(request.outcome());
+        return handle_outcome(request.outcome(), batch);
       case v1::OpenSessionRequest::kDatasets: {
         BITRUNG_ASSIGN_OR_RETURN(auto datasets, from_proto(request.datasets().datasets()));
-        context_.engine.post(core::DatasetsChanged{id_, std::move(datasets)});
+        batch.post(core::DatasetsChanged{id_, std::move(datasets)});
         return absl::OkStatus();
       }
       case v1::OpenSessionRequest::kStopping:
-        context_.engine.post(core::WorkerStopping{id_});
+        batch.post(core::WorkerStopping{id_});
         return absl::OkStatus();
+      case v1::OpenSessionRequest::kBatch:
       case v1::OpenSessionRequest::STATEMENT_NOT_SET:
         break;
     }
@@ -306,7 +367,7 @@ class Session final
     return absl::OkStatus();
   }
 
-  absl::Status handle_logs(const v1::Logs& logs) {
+  absl::Status handle_logs(const v1::Logs& logs, engine::Engine::Batch& batch) const {
     if (logs.lines_size() > kLinesPerMessageMax) {
       return absl::ResourceExhaustedError(fmt::format(
           "{} log lines in one message, the limit is {}", logs.lines_size(), kLinesPerMessageMax));
@@ -320,30 +381,29 @@ class Session final
       }
       lines.push_back({.attempt = 0, .line = 0, .time_ms = line.time_ms(), .text = line.text()});
     }
-    context_.engine.logs(id_, from_proto(logs.key()), logs.first_line(), std::move(lines));
+    batch.logs(id_, from_proto(logs.key()), logs.first_line(), std::move(lines));
     return absl::OkStatus();
   }
 
-  absl::Status handle_outcome(const v1::Outcome& outcome) {
+  absl::Status handle_outcome(const v1::Outcome& outcome, engine::Engine::Batch& batch) const {
     const core::AttemptKey key = from_proto(outcome.key());
     switch (outcome.outcome_case()) {
       case v1::Outcome::kSucceeded: {
         BITRUNG_ASSIGN_OR_RETURN(db::ResultRow result, rpc::from_proto(outcome.succeeded()));
         BITRUNG_RETURN_IF_ERROR(stored_artifact(outcome.succeeded().artifact_sha256()).status());
         BITRUNG_ASSIGN_OR_RETURN(std::string report, checked_report(outcome.report_json()));
-        context_.engine.post(
-            core::AttemptSucceeded{id_, key, std::move(result), std::move(report)});
+        batch.post(core::AttemptSucceeded{id_, key, std::move(result), std::move(report)});
         return absl::OkStatus();
       }
       case v1::Outcome::kFailed: {
         BITRUNG_ASSIGN_OR_RETURN(const FailureClass failure,
                                  rpc::from_proto(outcome.failed().failure_class()));
-        context_.engine.post(core::AttemptFailed{
-            id_, key, failure, outcome.failed().message().substr(0, kLogTextBytesMax)});
+        batch.post(core::AttemptFailed{id_, key, failure,
+                                       outcome.failed().message().substr(0, kLogTextBytesMax)});
         return absl::OkStatus();
       }
       case v1::Outcome::kCancelled:
-        context_.engine.post(core::AttemptCancelled{id_, key});
+        batch.post(core::AttemptCancelled{id_, key});
         return absl::OkStatus();
       case v1::Outcome::OUTCOME_NOT_SET:
         break;
@@ -368,14 +428,22 @@ class Session final
   SessionLimits limits_;
   v1::OpenSessionRequest request_;
   std::mutex mutex_;
-  std::deque<v1::OpenSessionResponse> out_;  // The front is being written.
-  std::size_t out_bytes_ = 0;                // Of them all.
+  std::deque<v1::OpenSessionResponse> out_;
+  std::size_t out_bytes_ = 0;        // Of them all.
+  v1::OpenSessionResponse message_;  // Being written.
+  bool writing_ = false;
+  bool takes_batches_ = false;
   bool finished_ = false;
 };
 
 void Sink::send(engine::ToWorker message) {
   const std::lock_guard lock(mutex_);
   if (session_ != nullptr) session_->send(message);
+}
+
+void Sink::flush() {
+  const std::lock_guard lock(mutex_);
+  if (session_ != nullptr) session_->flush();
 }
 
 class RefusedSession final

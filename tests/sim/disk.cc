@@ -244,13 +244,11 @@ class SimStore final : public db::Store {
     return found;
   }
 
-  absl::StatusOr<std::string> spec_json(JobId id) override {
-    return disk_.tables_.job(id).spec.spec_json;
-  }
-
-  absl::StatusOr<std::string> display_name(JobId id) override {
+  absl::StatusOr<OfferText> offer_text(JobId id) override {
     const db::JobSpecRow& spec = disk_.tables_.job(id).spec;
-    return fmt::format("{}/{}", disk_.tables_.experiments.at(spec.experiment).name, spec.name);
+    const std::string& experiment = disk_.tables_.experiments.at(spec.experiment).name;
+    return OfferText{fmt::format("{}/{}", experiment, spec.name), spec.spec_json,
+                     spec.dataset, spec.timeout_seconds};
   }
 
  private:

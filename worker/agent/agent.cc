@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <random>
 #include <utility>
@@ -77,9 +78,11 @@ absl::StatusOr<std::unique_ptr<Agent>> Agent::create(asio::io_context& io,
                                                      const StateDirectory& state,
                                                      AgentOptions options) {
   const SpoolLayout layout{state.path()};
-  BITRUNG_ASSIGN_OR_RETURN(std::vector<RecoveredAttempt> recovered, recover(layout));
+  BITRUNG_ASSIGN_OR_RETURN(Journal journal, Journal::open(layout.journal()));
+  BITRUNG_ASSIGN_OR_RETURN(std::vector<RecoveredAttempt> recovered, recover(layout, journal));
   std::map<AttemptKey, AttemptSpool> spools;
   for (const RecoveredAttempt& attempt : recovered) {
+    if (!std::filesystem::exists(layout.spool(attempt.offer.key))) continue;
     BITRUNG_ASSIGN_OR_RETURN(AttemptSpool spool,
                              AttemptSpool::open(layout.spool(attempt.offer.key)));
     spools.emplace(attempt.offer.key, std::move(spool));
@@ -91,14 +94,15 @@ absl::StatusOr<std::unique_ptr<Agent>> Agent::create(asio::io_context& io,
     BITRUNG_ASSIGN_OR_RETURN(no_op_model, put_no_op_model(state, cache));
   }
   auto agent = std::unique_ptr<Agent>(new Agent(io, state, std::move(options), std::move(cache),
-                                                std::move(recovered), std::move(spools)));
+                                                std::move(journal), std::move(recovered),
+                                                std::move(spools)));
   if (no_op_model) agent->no_op_trace_.open(state.path() / "no-op.trace");
   agent->no_op_model_ = no_op_model;
   return agent;
 }
 
 Agent::Agent(asio::io_context& io, const StateDirectory& state, AgentOptions options,
-             db::ArtifactStore cache, std::vector<RecoveredAttempt> recovered,
+             db::ArtifactStore cache, Journal journal, std::vector<RecoveredAttempt> recovered,
              std::map<AttemptKey, AttemptSpool> spools)
     : io_(io),
       state_(state),
@@ -112,6 +116,7 @@ Agent::Agent(asio::io_context& io, const StateDirectory& state, AgentOptions opt
       session_channel_(make_channel(options_.server, true)),
       stub_(v1::WorkerService::NewStub(session_channel_)),
       transfers_(make_channel(options_.server, false), options_.token, cache_),
+      journal_(std::move(journal)),
       spools_(std::move(spools)),
       trainers_(options_.slots.size()),
       datasets_(options_.data_directories, state.path() / "datasets.json", options_.locate),
@@ -146,6 +151,13 @@ void Agent::shut_down() {
 void Agent::step(Event event) {
   if (over_) return;
   events_.push_back(std::move(event));
+  if (!stepping_) step_all({});
+}
+
+void Agent::step_all(std::vector<Event> events) {
+  if (over_) return;
+  events_.insert(events_.end(), std::make_move_iterator(events.begin()),
+                 std::make_move_iterator(events.end()));
   if (stepping_) return;
   stepping_ = true;
   while (!events_.empty() && !over_) {
@@ -159,6 +171,7 @@ void Agent::step(Event event) {
     }
   }
   stepping_ = false;
+  if (!notes_.empty() && !writing_notes_) write_notes();
   arm_wake_up();
 }
 
@@ -200,12 +213,22 @@ void Agent::perform(const OpenSession& action) {
 }
 
 void Agent::received(SessionId session, const v1::OpenSessionResponse& response) {
-  absl::StatusOr<Event> event = to_event(session, response);
-  if (!event.ok()) {
-    spdlog::error("a statement of the server is ignored: {}", message(event.status()));
-    return;
+  if (response.welcome().takes_batches() && session_) session_->send_batches();
+  std::vector<Event> events;
+  const auto take = [&](const v1::OpenSessionResponse& statement) {
+    absl::StatusOr<Event> event = to_event(session, statement);
+    if (event.ok()) {
+      events.push_back(*std::move(event));
+    } else {
+      spdlog::error("a statement of the server is ignored: {}", message(event.status()));
+    }
+  };
+  if (response.has_batch()) {
+    for (const v1::OpenSessionResponse& statement : response.batch().statements()) take(statement);
+  } else {
+    take(response);
   }
-  step(*std::move(event));
+  step_all(std::move(events));
 }
 
 void Agent::perform(const CloseSession&) {
@@ -215,12 +238,18 @@ void Agent::perform(const SendHeartbeat& action) {
   send(to_request(action));
 }
 void Agent::perform(const SendStarted& action) {
+  if (options_.no_op && options_.no_op->points == 0) {
+    no_op_started_.insert_or_assign(action.key, action);  // It ends at once: said with its outcome.
+    return;
+  }
   send(to_request(action));
 }
 void Agent::perform(const SendCheckpoint& action) {
   send(to_request(action));
 }
 void Agent::perform(const SendOutcome& action) {
+  if (const auto started = no_op_started_.extract(action.key); !started.empty())
+    send(to_request(started.mapped()));
   send(to_request(action));
 }
 void Agent::perform(const SendDatasets& action) {
@@ -264,40 +293,103 @@ void Agent::perform(const PersistTerm& action) {
 }
 
 void Agent::perform(const PersistOffer& action) {
-  asio::post(disk_, [this, offer = action.offer, guard = asio::make_work_guard(io_)] {
-    absl::Status status = persist_offer(layout_, offer);
-    std::shared_ptr<AttemptSpool> spool;
-    if (status.ok()) {
-      absl::StatusOr<AttemptSpool> opened = AttemptSpool::open(layout_.spool(offer.key));
-      status = opened.status();
-      if (opened.ok()) spool = std::make_shared<AttemptSpool>(*std::move(opened));
+  const std::filesystem::path directory =
+      options_.no_op ? std::filesystem::path() : layout_.work(action.offer.key);
+  notes_.push_back({Journal::offered(action.offer), {}, directory});
+}
+
+absl::Status Agent::prepare(const Note& note) {
+  if (note.note.kind == Journal::Kind::kOffer && !note.directory.empty())
+    return make_directories(note.directory, 0700);
+  return sync_all(note.files);
+}
+
+void Agent::write_notes() {
+  writing_notes_ = true;
+  auto notes = std::make_shared<std::vector<Note>>(std::exchange(notes_, {}));
+  asio::post(disk_, [this, notes, guard = asio::make_work_guard(io_)] {
+    auto statuses = std::make_shared<std::vector<absl::Status>>();
+    std::vector<Journal::Note> ready;
+    for (Note& note : *notes) {
+      statuses->push_back(prepare(note));
+      if (statuses->back().ok()) ready.push_back(note.note);
     }
-    asio::post(io_, [this, key = offer.key, status, spool] {
-      if (!status.ok()) return step(SpoolFailed{key, std::string(message(status)), 0, 0});
-      spools_.insert_or_assign(key, std::move(*spool));
-      step(OfferPersisted{key});
+    const absl::Status written = journal_.write(ready);
+    for (std::size_t i = 0; i < notes->size(); ++i) {
+      absl::Status& status = (*statuses)[i];
+      if (status.ok()) status = written;
+      const Journal::Note& note = (*notes)[i].note;
+      if (note.kind != Journal::Kind::kRemoved) continue;
+      // Here, because a copy that the disk thread still makes for the attempt pins it too.
+      pins_.remove(note.key);
+      if (status.ok() && !(*notes)[i].directory.empty()) status = remove_attempt(layout_, note.key);
+    }
+    asio::post(io_, [this, notes, statuses] {
+      writing_notes_ = false;
+      if (over_) {  // What is still to be removed.
+        if (!notes_.empty()) write_notes();
+        return;
+      }
+      std::vector<Event> events;
+      for (std::size_t i = 0; i < notes->size(); ++i) {
+        const Journal::Note& note = (*notes)[i].note;
+        const absl::Status& status = (*statuses)[i];
+        switch (note.kind) {
+          case Journal::Kind::kOffer:
+            if (status.ok()) {
+              events.push_back(OfferPersisted{note.key});
+            } else {
+              events.push_back(SpoolFailed{note.key, std::string(message(status)), 0, 0});
+            }
+            break;
+          case Journal::Kind::kOutcome:
+            if (status.ok()) {
+              events.push_back(OutcomePersisted{note.key});
+            } else {
+              events.push_back(OutcomeNotPersisted{note.key, std::string(message(status))});
+            }
+            break;
+          case Journal::Kind::kRemoved:
+            if (!status.ok()) {
+              spdlog::warn("attempt {} cannot be cleaned up: {}", to_string(note.key),
+                           message(status));
+            }
+            break;
+        }
+      }
+      step_all(std::move(events));
     });
   });
 }
 
+absl::StatusOr<AttemptSpool*> Agent::spool_of(const AttemptKey& key) {
+  auto spool = spools_.find(key);
+  if (spool == spools_.end()) {
+    const std::filesystem::path directory = layout_.spool(key);
+    BITRUNG_RETURN_IF_ERROR(make_directories(directory, 0700));
+    BITRUNG_ASSIGN_OR_RETURN(AttemptSpool opened, AttemptSpool::open(directory));
+    spool = spools_.emplace(key, std::move(opened)).first;
+  }
+  return &spool->second;
+}
+
 void Agent::spool_failed(const AttemptKey& key, const absl::Status& status) {
-  const AttemptSpool& spool = spools_.at(key);
-  step(SpoolFailed{key, std::string(message(status)), spool.points().written,
-                   spool.lines().written});
+  const auto spool = spools_.find(key);
+  const bool is_open = spool != spools_.end();
+  step(SpoolFailed{key, std::string(message(status)), is_open ? spool->second.points().written : 0,
+                   is_open ? spool->second.lines().written : 0});
 }
 
 void Agent::perform(const AppendPoints& action) {
-  const auto spool = spools_.find(action.key);
-  if (spool == spools_.end()) return;
-  const absl::Status status = spool->second.append_points(action.points);
+  const absl::StatusOr<AttemptSpool*> spool = spool_of(action.key);
+  const absl::Status status = spool.ok() ? (*spool)->append_points(action.points) : spool.status();
   if (!status.ok()) return spool_failed(action.key, status);
   sync_soon(action.key);
 }
 
 void Agent::perform(const AppendLine& action) {
-  const auto spool = spools_.find(action.key);
-  if (spool == spools_.end()) return;
-  const absl::Status status = spool->second.append_line(action.line);
+  const absl::StatusOr<AttemptSpool*> spool = spool_of(action.key);
+  const absl::Status status = spool.ok() ? (*spool)->append_line(action.line) : spool.status();
   if (!status.ok()) return spool_failed(action.key, status);
   sync_soon(action.key);
 }
@@ -343,20 +435,15 @@ void Agent::sync_spools() {
 }
 
 void Agent::perform(const PersistOutcome& action) {
-  auto files = std::make_shared<std::vector<FileDescriptor>>();
-  absl::Status status;
+  Note note{Journal::ended(action.key, action.outcome), {}, {}};
   if (const auto spool = spools_.find(action.key); spool != spools_.end()) {
     absl::StatusOr<std::vector<FileDescriptor>> duplicates = spool->second.duplicates();
-    status = duplicates.status();
-    if (duplicates.ok()) *files = *std::move(duplicates);
+    if (!duplicates.ok()) {
+      return step(OutcomeNotPersisted{action.key, std::string(message(duplicates.status()))});
+    }
+    note.files = *std::move(duplicates);
   }
-  run_on(disk_,
-         [this, key = action.key, outcome = action.outcome, files, status]() mutable -> Event {
-           if (status.ok()) status = sync_all(*files);
-           if (status.ok()) status = persist_outcome(layout_, key, outcome);
-           if (!status.ok()) return OutcomeNotPersisted{key, std::string(message(status))};
-           return OutcomePersisted{key};
-         });
+  notes_.push_back(std::move(note));
 }
 
 void Agent::perform(const StoreFile& action) {
@@ -377,6 +464,11 @@ void Agent::perform(const StoreFile& action) {
 }
 
 void Agent::perform(const FetchInputs& action) {
+  if (no_op_model_ && std::ranges::all_of(action.artifacts, [this](const Digest& artifact) {
+        return artifact == *no_op_model_;
+      })) {  // What all of them make, and never out of the cache.
+    return step(InputsFetched{action.key, {{*no_op_model_, cache_.path(*no_op_model_).string()}}});
+  }
   for (const Digest& artifact : action.artifacts) pins_.add(action.key, artifact);
   run_on(network_, [this, action]() -> Event {
     InputsFetched fetched{action.key, {}};
@@ -414,15 +506,11 @@ void Agent::shrink_cache() {
 }
 
 void Agent::perform(const DeleteAttempt& action) {
-  spools_.erase(action.key);
+  const bool has_files = spools_.erase(action.key) > 0 || !options_.no_op;
   unsynced_.erase(action.key);
-  asio::post(disk_, [this, key = action.key] {
-    // Here, because a copy that the disk thread still makes for the attempt pins it too.
-    pins_.remove(key);
-    if (const absl::Status status = remove_attempt(layout_, key); !status.ok()) {
-      spdlog::warn("attempt {} cannot be cleaned up: {}", to_string(key), message(status));
-    }
-  });
+  notes_.push_back({Journal::removed(action.key),
+                    {},
+                    has_files ? layout_.work(action.key) : std::filesystem::path()});
 }
 
 void Agent::scan_datasets() {

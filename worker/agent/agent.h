@@ -26,6 +26,7 @@
 #include "db/artifacts.h"
 #include "worker/agent/core.h"
 #include "worker/agent/dataset_catalog.h"
+#include "worker/agent/journal.h"
 #include "worker/agent/no_op.h"
 #include "worker/agent/session.h"
 #include "worker/agent/spool.h"
@@ -84,12 +85,20 @@ class Agent {
   };
 
   Agent(boost::asio::io_context& io, const StateDirectory& state, AgentOptions options,
-        db::ArtifactStore cache, std::vector<RecoveredAttempt> recovered,
+        db::ArtifactStore cache, Journal journal, std::vector<RecoveredAttempt> recovered,
         std::map<AttemptKey, AttemptSpool> spools);
+
+  // What is to be written to the journal, and what has to be done first.
+  struct Note {
+    Journal::Note note;
+    std::vector<FileDescriptor> files;  // Synced before.
+    std::filesystem::path directory;    // Made before, or removed afterwards; none if empty.
+  };
 
   // Feeds the core and performs its actions; an event that an action causes is taken up after the
   // others.
   void step(Event event);
+  void step_all(std::vector<Event> events);
   void arm_wake_up();
 
   void perform(const OpenSession& action);
@@ -125,6 +134,11 @@ class Agent {
 
   void send(v1::OpenSessionRequest request);
   void received(SessionId session, const v1::OpenSessionResponse& response);
+  // Notes of one turn are written together, and those that come meanwhile together after them.
+  void write_notes();
+  absl::Status prepare(const Note& note);
+  // Its points and lines; made with the first of them.
+  absl::StatusOr<AttemptSpool*> spool_of(const AttemptKey& key);
   void on_trainer_event(std::uint32_t slot, std::string_view line);
   void on_trainer_line(std::uint32_t slot, std::string_view line);
   void spool_failed(const AttemptKey& key, const absl::Status& status);
@@ -150,6 +164,9 @@ class Agent {
   std::unique_ptr<v1::WorkerService::Stub> stub_;
   std::unique_ptr<Session> session_;
   Transfers transfers_;
+  Journal journal_;  // The disk thread's.
+  std::vector<Note> notes_;
+  bool writing_notes_ = false;
   std::map<AttemptKey, AttemptSpool> spools_;
   std::set<AttemptKey> unsynced_;
   std::vector<std::unique_ptr<TrainerProcess>> trainers_;
@@ -157,6 +174,7 @@ class Agent {
   std::set<std::string> dataset_problems_;  // Each is said once.
   std::optional<Digest> no_op_model_;       // Once it is in the cache.
   bool no_op_model_uploaded_ = false;
+  std::map<AttemptKey, SendStarted> no_op_started_;
   std::ofstream no_op_trace_;  // Per attempt its job and when it began, in monotonic nanoseconds.
 
   std::deque<Event> events_;

@@ -114,6 +114,7 @@ void Core::on(const Begin& event) {
       actions_.push_back(PersistOutcome{recovered.offer.key, *attempt.outcome});
     }
     Attempt& kept = attempts_.emplace(recovered.offer.key, std::move(attempt)).first->second;
+    if (kept.offer.slot < slots_.size()) slots_[kept.offer.slot].attempts.insert(kept.offer.key);
     log(LogLevel::kInfo,
         fmt::format("attempt {} ({}) found in the spool: {}", to_string(kept.offer.key),
                     kept.offer.display_name, describe(*kept.outcome)));
@@ -253,17 +254,18 @@ void Core::on(const OfferReceived& event) {
                                fmt::format("the offer names slot {}, this worker has slots 0 to {}",
                                            offer.slot, slots_.size() - 1)});
   }
-  for (const auto& [key, other] : attempts_) {
+  for (const AttemptKey& key : slots_[offer.slot].attempts) {
+    const Attempt& other = attempts_.at(key);
     // One that is being stopped leaves soon; waiting for it is shorter than another round over the
     // server.
-    const bool holds_slot = key != offer.key && other.offer.slot == offer.slot &&
-                            other.stop == Stop::kNone && other.phase != Phase::kStoring &&
-                            other.phase != Phase::kEnded;
+    const bool holds_slot =
+        other.stop == Stop::kNone && other.phase != Phase::kStoring && other.phase != Phase::kEnded;
     if (holds_slot) {
       return end(attempt, preempted(fmt::format("slot {} is busy with attempt {}", offer.slot,
                                                 to_string(key))));
     }
   }
+  slots_[offer.slot].attempts.insert(offer.key);
   if (offer.dataset.empty()) {
     return end(attempt, Failed{FailureClass::kUserError, "the job's options name no data set"});
   }
@@ -351,8 +353,9 @@ void Core::start_next(std::uint32_t slot_number) {
   SlotState& slot = slots_[slot_number];
   // An attempt begins only under a session: without one it may have been given away long ago.
   if (slot.running || session_state_ != SessionState::kOpen) return;
-  for (auto& [key, attempt] : attempts_) {
-    if (attempt.phase != Phase::kReady || attempt.offer.slot != slot_number) continue;
+  for (const AttemptKey key : slot.attempts) {
+    Attempt& attempt = attempts_.at(key);
+    if (attempt.phase != Phase::kReady) continue;
     if (slot.trainer == Trainer::kNone) {
       if (now_ < slot.start_not_before) return;
       slot.trainer = Trainer::kStarting;
@@ -486,10 +489,13 @@ void Core::end(Attempt& attempt, std::optional<Outcome> outcome) {
 
 void Core::erase(const AttemptKey& key) {
   actions_.push_back(DeleteAttempt{key});
-  attempts_.erase(key);
-  for (SlotState& slot : slots_) {
-    if (slot.logs_to == key && slot.running != key) slot.logs_to.reset();
-  }
+  const auto erased = attempts_.find(key);
+  const std::uint32_t number = erased->second.offer.slot;
+  attempts_.erase(erased);
+  if (number >= slots_.size()) return;
+  SlotState& slot = slots_[number];
+  slot.attempts.erase(key);
+  if (slot.logs_to == key && slot.running != key) slot.logs_to.reset();
 }
 
 void Core::release_slot(std::uint32_t slot) {
@@ -658,8 +664,9 @@ void Core::on(const TrainerExited& event) {
     slot.start_not_before = now_ + doubled(kStartPauseMin, slot.start_failures, kStartPauseMax);
     if (++slot.start_failures >= kStartTriesMax) {
       slot.start_failures = 0;
-      for (auto& [key, attempt] : attempts_) {
-        if (attempt.phase == Phase::kReady && attempt.offer.slot == event.slot) {
+      for (const AttemptKey key : slot.attempts) {
+        Attempt& attempt = attempts_.at(key);
+        if (attempt.phase == Phase::kReady) {
           end(attempt,
               Failed{event.out_of_memory ? FailureClass::kOutOfMemory : FailureClass::kDeviceFault,
                      fmt::format("the trainer did not come up: it {}", event.description)});

@@ -439,6 +439,7 @@ class Core {
     std::optional<AttemptKey> running;
     // The attempt whose log the trainer's lines belong to: its last one, until the next begins.
     std::optional<AttemptKey> logs_to;
+    std::set<AttemptKey> attempts;  // Offered for it and not deleted.
     Time heard{};
     bool killed = false;
     std::uint32_t start_failures = 0;

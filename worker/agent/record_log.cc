@@ -5,98 +5,20 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstring>
-#include <functional>
 
 #include <fmt/format.h>
 
 #include "db/base/check.h"
 #include "db/base/status.h"
+#include "worker/agent/record_format.h"
 
 namespace bitrung::agent {
 namespace {
 
-// On disk: length of the payload, CRC-32C of kind and payload, kind, payload. Little endian, as
-// every host we run on.
-constexpr std::size_t kHeaderBytes = 4 + 4 + 1;
 constexpr char kData = 'd';
 constexpr char kWatermark = 'w';
-
-constexpr std::array<std::uint32_t, 256> make_crc_table() {
-  std::array<std::uint32_t, 256> table{};
-  for (std::uint32_t i = 0; i < 256; ++i) {
-    std::uint32_t value = i;
-    for (int bit = 0; bit < 8; ++bit) value = value & 1 ? value >> 1 ^ 0x82F63B78U : value >> 1;
-    table[i] = value;
-  }
-  return table;
-}
-constexpr std::array<std::uint32_t, 256> kCrcTable = make_crc_table();
-
-std::uint32_t crc32c(std::string_view bytes) {
-  std::uint32_t crc = ~0U;
-  for (const char c : bytes)
-    crc = kCrcTable[(crc ^ static_cast<unsigned char>(c)) & 0xFF] ^ crc >> 8;
-  return ~crc;
-}
-
-void encode(std::string& out, char kind, std::string_view payload) {
-  const std::size_t start = out.size();
-  out.resize(start + kHeaderBytes);
-  out[start + 8] = kind;
-  out += payload;
-  const auto length = static_cast<std::uint32_t>(payload.size());
-  const std::uint32_t crc = crc32c(std::string_view(out).substr(start + 8));
-  std::memcpy(out.data() + start, &length, 4);
-  std::memcpy(out.data() + start + 4, &crc, 4);
-}
-
-struct Record {
-  char kind = 0;
-  std::string_view payload;
-};
-
-// Calls `visit(record, offset)` for each intact record from `offset` on until it returns false, the
-// file ends or a record is damaged; returns the offset reached.
-absl::StatusOr<std::uint64_t> scan(int fd, const std::filesystem::path& path, std::uint64_t offset,
-                                   const std::function<bool(const Record&, std::uint64_t)>& visit) {
-  std::string buffer;
-  std::size_t used = 0;
-  bool end_of_file = false;
-  while (true) {
-    std::string_view rest = std::string_view(buffer).substr(used);
-    if (rest.size() >= kHeaderBytes) {
-      std::uint32_t length = 0;
-      std::uint32_t crc = 0;
-      std::memcpy(&length, rest.data(), 4);
-      std::memcpy(&crc, rest.data() + 4, 4);
-      if (length > RecordLog::kRecordBytesMax) return offset;
-      const std::size_t whole = kHeaderBytes + length;
-      if (rest.size() >= whole) {
-        if (crc32c(rest.substr(8, length + 1)) != crc) return offset;
-        if (!visit({rest[8], rest.substr(kHeaderBytes, length)}, offset)) return offset;
-        used += whole;
-        offset += whole;
-        continue;
-      }
-    }
-    if (end_of_file) return offset;
-    buffer.erase(0, used);
-    used = 0;
-    const std::size_t have = buffer.size();
-    buffer.resize(have + 2 * RecordLog::kRecordBytesMax);
-    ssize_t got = 0;
-    do {
-      got = ::pread(fd, buffer.data() + have, buffer.size() - have,
-                    static_cast<off_t>(offset + have));
-    } while (got < 0 && errno == EINTR);
-    if (got < 0) return errno_status("read", path, errno);
-    buffer.resize(have + static_cast<std::size_t>(got));
-    end_of_file = got == 0;
-  }
-}
 
 }  // namespace
 
@@ -110,15 +32,16 @@ absl::StatusOr<RecordLog> RecordLog::open(const std::filesystem::path& path) {
 
 absl::Status RecordLog::replay() {
   BITRUNG_ASSIGN_OR_RETURN(
-      end_, scan(file_.get(), path_, 0, [&](const Record& record, std::uint64_t offset) {
-        if (record.kind == kData) {
-          if (size_ % kIndexStride == 0) index_.push_back(offset);
-          ++size_;
-        } else if (record.kind == kWatermark && record.payload.size() == 8) {
-          std::memcpy(&acknowledged_, record.payload.data(), 8);
-        }
-        return true;
-      }));
+      end_, scan_records(file_.get(), path_, 0, kRecordBytesMax,
+                         [&](const Record& record, std::uint64_t offset) {
+                           if (record.kind == kData) {
+                             if (size_ % kIndexStride == 0) index_.push_back(offset);
+                             ++size_;
+                           } else if (record.kind == kWatermark && record.payload.size() == 8) {
+                             std::memcpy(&acknowledged_, record.payload.data(), 8);
+                           }
+                           return true;
+                         }));
   acknowledged_ = std::min(acknowledged_, size_);
   struct stat info {};
   if (::fstat(file_.get(), &info) != 0) return errno_status("stat", path_, errno);
@@ -155,7 +78,7 @@ absl::Status RecordLog::append(std::span<const std::string> records) {
     BITRUNG_CHECK(record.size() <= kRecordBytesMax);
     if (size % kIndexStride == 0) index.push_back(end_ + bytes.size());
     ++size;
-    encode(bytes, kData, record);
+    encode_record(bytes, kData, record);
   }
   BITRUNG_RETURN_IF_ERROR(write(bytes));
   end_ += bytes.size();
@@ -170,7 +93,7 @@ absl::Status RecordLog::acknowledge(std::uint64_t watermark) {
   std::string payload(8, '\0');
   std::memcpy(payload.data(), &watermark, 8);
   std::string bytes;
-  encode(bytes, kWatermark, payload);
+  encode_record(bytes, kWatermark, payload);
   BITRUNG_RETURN_IF_ERROR(write(bytes));
   end_ += bytes.size();
   acknowledged_ = watermark;
@@ -192,7 +115,7 @@ absl::StatusOr<std::vector<std::string>> RecordLog::read(std::uint64_t first,
     return number < last;
   };
   BITRUNG_ASSIGN_OR_RETURN(const std::uint64_t reached,
-                           scan(file_.get(), path_, index_[entry], visit));
+                           scan_records(file_.get(), path_, index_[entry], kRecordBytesMax, visit));
   if (number < last) {
     return absl::DataLossError(
         fmt::format("{} is damaged at byte {}: record {} of {} cannot be read", path_.string(),

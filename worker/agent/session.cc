@@ -17,6 +17,9 @@
 namespace bitrung::agent {
 namespace {
 
+// A message has at most 1 MiB, and at most so many statements.
+constexpr std::size_t kBatchBytesMax = std::size_t{512} << 10;
+constexpr int kBatchStatementsMax = 4096;
 // For the last statements to leave and the server to end the call.
 constexpr std::chrono::seconds kFinishTimeout{2};
 
@@ -70,11 +73,18 @@ class Session::Reactor
     StartCall();
   }
 
+  // Leaves when the handler that is running has returned, together with what it says besides.
   void send(v1::OpenSessionRequest request) {
     if (ended_) return;
     outgoing_.push_back(std::move(request));
-    pump();
+    if (std::exchange(pump_posted_, true)) return;
+    boost::asio::post(io_, [self = shared_from_this()] {
+      self->pump_posted_ = false;
+      self->pump();
+    });
   }
+
+  void send_batches() { batches_ = true; }
 
   void finish() {
     handlers_ = {};
@@ -106,7 +116,6 @@ class Session::Reactor
     boost::asio::post(io_, [this, ok] {
       writing_ = false;
       if (!ok) return end();
-      outgoing_.pop_front();
       pump();
     });
   }
@@ -130,10 +139,29 @@ class Session::Reactor
     if (ended_ || writing_) return;
     if (!outgoing_.empty()) {
       writing_ = true;
-      StartWrite(&outgoing_.front());
+      take_message();
+      StartWrite(&message_);
     } else if (finishing_ && !std::exchange(writes_done_, true)) {
       StartWritesDone();
     }
+  }
+
+  // The next message: one statement, or as many as fit.
+  void take_message() {
+    message_ = std::move(outgoing_.front());
+    outgoing_.pop_front();
+    if (!batches_ || outgoing_.empty()) return;
+    std::size_t bytes = message_.ByteSizeLong();
+    v1::OpenSessionRequest batch;
+    auto& statements = *batch.mutable_batch()->mutable_statements();
+    *statements.Add() = std::move(message_);
+    while (!outgoing_.empty() && statements.size() < kBatchStatementsMax) {
+      bytes += outgoing_.front().ByteSizeLong();
+      if (bytes > kBatchBytesMax) break;
+      *statements.Add() = std::move(outgoing_.front());
+      outgoing_.pop_front();
+    }
+    message_ = std::move(batch);
   }
 
   // No operation is started any more; OnDone follows.
@@ -149,6 +177,9 @@ class Session::Reactor
   grpc::ClientContext context_;
   v1::OpenSessionResponse incoming_;
   std::deque<v1::OpenSessionRequest> outgoing_;
+  v1::OpenSessionRequest message_;  // Being written.
+  bool batches_ = false;
+  bool pump_posted_ = false;
   bool writing_ = false;
   bool ended_ = false;
   bool finishing_ = false;
@@ -169,6 +200,10 @@ Session::~Session() {
 
 void Session::finish() {
   reactor_->finish();
+}
+
+void Session::send_batches() {
+  reactor_->send_batches();
 }
 
 void Session::send(v1::OpenSessionRequest request) {

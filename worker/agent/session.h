@@ -1,7 +1,7 @@
 // One gRPC stream to the server, as calls and callbacks on the io_context's thread.
 //
 // Keeps nothing beyond the connection: what must not be lost is in the spool, and the core says it
-// again in the next session. Messages of a session are sent in order, one at a time.
+// again in the next session. Statements of a session are sent in order.
 #pragma once
 
 #include <functional>
@@ -43,6 +43,8 @@ class Session {
   Session& operator=(const Session&) = delete;
 
   void send(v1::OpenSessionRequest request);
+  // From now on statements that wait are put into one message.
+  void send_batches();
   // Lets what is queued leave, then ends the call; no handler is called any more. The io_context
   // has work until it has ended.
   void finish();

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <charconv>
 #include <cstring>
+#include <set>
 #include <system_error>
 
 #include <fmt/format.h>
@@ -33,10 +34,6 @@ std::string encode_line(const LogLine& line) {
   std::memcpy(bytes.data(), &line.time_ms, 8);
   bytes += line.text;
   return bytes;
-}
-
-json optional_number(const std::optional<double>& value) {
-  return value ? json(*value) : json(nullptr);
 }
 
 std::optional<double> optional_double(const json& value) {
@@ -73,6 +70,31 @@ std::optional<CheckpointFile> newest_resume_state(const std::filesystem::path& d
     if (epoch && (!newest || *epoch > newest->epoch)) newest = {*epoch, it->path().string()};
   }
   return newest;
+}
+
+// What an earlier version left there; nothing if there is no offer.
+absl::StatusOr<std::optional<Journal::Entry>> read_earlier_version(
+    const std::filesystem::path& spool) {
+  absl::StatusOr<std::string> text = read_file(spool / "offer.json", kOfferBytesMax);
+  if (absl::IsNotFound(text.status())) return std::nullopt;
+  BITRUNG_RETURN_IF_ERROR(text.status());
+  absl::StatusOr<Offer> offer = parse_offer(*text);
+  if (!offer.ok()) {
+    return absl::DataLossError(
+        fmt::format("{} cannot be read: {}; move the directory {} away to go on without it",
+                    (spool / "offer.json").string(), message(offer.status()), spool.string()));
+  }
+  Journal::Entry entry{*std::move(offer), std::nullopt};
+  text = read_file(spool / "outcome.json", kOfferBytesMax);
+  if (text.ok()) {
+    // A damaged one means the disk failed us after a sync; the attempt then counts as one that was
+    // interrupted.
+    if (absl::StatusOr<Outcome> outcome = parse_outcome(*text); outcome.ok())
+      entry.outcome = *std::move(outcome);
+  } else if (!absl::IsNotFound(text.status())) {
+    return text.status();
+  }
+  return entry;
 }
 
 }  // namespace
@@ -150,20 +172,6 @@ std::filesystem::path SpoolLayout::work(const AttemptKey& key) const {
   return state_directory / "work" / to_string(key);
 }
 
-absl::Status persist_offer(const SpoolLayout& layout, const Offer& offer) {
-  const std::filesystem::path spool = layout.spool(offer.key);
-  BITRUNG_RETURN_IF_ERROR(make_directories(layout.work(offer.key), 0700));
-  BITRUNG_RETURN_IF_ERROR(make_directories(spool, 0700));
-  BITRUNG_RETURN_IF_ERROR(write_file_durably(spool / "offer.json", to_json(offer), 0600));
-  return sync_directory(spool.parent_path());
-}
-
-absl::Status persist_outcome(const SpoolLayout& layout, const AttemptKey& key,
-                             const Outcome& outcome) {
-  BITRUNG_RETURN_IF_ERROR(make_directories(layout.spool(key), 0700));
-  return write_file_durably(layout.spool(key) / "outcome.json", to_json(outcome), 0600);
-}
-
 absl::Status remove_attempt(const SpoolLayout& layout, const AttemptKey& key) {
   // The offer goes first: a directory that is half removed must not look like an attempt.
   const std::filesystem::path offer = layout.spool(key) / "offer.json";
@@ -176,70 +184,43 @@ absl::Status remove_attempt(const SpoolLayout& layout, const AttemptKey& key) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<RecoveredAttempt>> recover(const SpoolLayout& layout) {
-  std::vector<RecoveredAttempt> attempts;
+absl::StatusOr<std::vector<RecoveredAttempt>> recover(const SpoolLayout& layout,
+                                                      const Journal& journal) {
+  BITRUNG_ASSIGN_OR_RETURN(auto entries, journal.entries());
   std::error_code error;
-  std::vector<AttemptKey> keys;
+  std::set<AttemptKey> with_directory;
   for (const char* part : {"spool", "work"}) {
     const std::filesystem::path directory = layout.state_directory / part;
     BITRUNG_RETURN_IF_ERROR(make_directories(directory, 0700));
     for (auto it = std::filesystem::directory_iterator(directory, error);
          !error && it != std::filesystem::directory_iterator(); it.increment(error)) {
-      if (const auto key = parse_attempt_key(it->path().filename().string())) keys.push_back(*key);
+      if (const auto key = parse_attempt_key(it->path().filename().string()))
+        with_directory.insert(*key);
     }
     if (error) return errno_status("list", directory, error.value());
   }
-  std::sort(keys.begin(), keys.end());
-  keys.erase(std::unique(keys.begin(), keys.end()), keys.end());
-
-  for (const AttemptKey& key : keys) {
-    const std::filesystem::path spool = layout.spool(key);
-    absl::StatusOr<std::string> text = read_file(spool / "offer.json", kOfferBytesMax);
-    if (absl::IsNotFound(text.status())) {
+  for (const AttemptKey& key : with_directory) {
+    if (entries.contains(key)) continue;
+    BITRUNG_ASSIGN_OR_RETURN(auto entry, read_earlier_version(layout.spool(key)));
+    if (entry) {
+      entries.emplace(key, *std::move(entry));
+    } else {
       BITRUNG_RETURN_IF_ERROR(remove_attempt(layout, key));
-      continue;
     }
-    BITRUNG_RETURN_IF_ERROR(text.status());
-    absl::StatusOr<Offer> offer = parse_offer(*text);
-    if (!offer.ok()) {
-      return absl::DataLossError(
-          fmt::format("{} cannot be read: {}; move the directory {} away to go on without it",
-                      (spool / "offer.json").string(), message(offer.status()), spool.string()));
-    }
-    BITRUNG_ASSIGN_OR_RETURN(const AttemptSpool log, AttemptSpool::open(spool));
-    RecoveredAttempt attempt{*std::move(offer), std::nullopt, log.points(), log.lines(),
-                             newest_resume_state(layout.work(key))};
-    text = read_file(spool / "outcome.json", kOfferBytesMax);
-    if (text.ok()) {
-      // A damaged one means the disk failed us after a sync; the attempt then counts as one that
-      // was interrupted.
-      if (absl::StatusOr<Outcome> outcome = parse_outcome(*text); outcome.ok())
-        attempt.outcome = *std::move(outcome);
-    } else if (!absl::IsNotFound(text.status())) {
-      return text.status();
-    }
-    attempts.push_back(std::move(attempt));
+  }
+
+  std::vector<RecoveredAttempt> attempts;
+  for (auto& [key, entry] : entries) {
+    RecoveredAttempt& attempt = attempts.emplace_back();
+    attempt.offer = std::move(entry.offer);
+    attempt.outcome = std::move(entry.outcome);
+    attempt.resume = newest_resume_state(layout.work(key));
+    if (!std::filesystem::exists(layout.spool(key), error)) continue;
+    BITRUNG_ASSIGN_OR_RETURN(const AttemptSpool log, AttemptSpool::open(layout.spool(key)));
+    attempt.points = log.points();
+    attempt.lines = log.lines();
   }
   return attempts;
-}
-
-std::string to_json(const Offer& offer) {
-  json inputs = json::array();
-  for (const OfferInput& input : offer.inputs) {
-    inputs.push_back(
-        {{"role", std::string(name(input.role))}, {"artifact_sha256", input.artifact.hex()}});
-  }
-  return json{
-      {"job_id", number(offer.key.job)},
-      {"attempt", number(offer.key.attempt)},
-      {"slot", offer.slot},
-      {"display_name", offer.display_name},
-      {"spec_json", offer.spec_json},
-      {"inputs", inputs},
-      {"resume_sha256", offer.resume ? json(offer.resume->hex()) : json(nullptr)},
-      {"dataset_sha256", offer.dataset_sha256 ? json(offer.dataset_sha256->hex()) : json(nullptr)},
-      {"timeout_ms", offer.timeout.count()}}
-      .dump(1);
 }
 
 absl::StatusOr<Offer> parse_offer(std::string_view text) {
@@ -265,29 +246,6 @@ absl::StatusOr<Offer> parse_offer(std::string_view text) {
   } catch (const json::exception& error) {
     return absl::InvalidArgumentError(error.what());
   }
-}
-
-std::string to_json(const Outcome& outcome) {
-  json root;
-  if (const auto* succeeded = std::get_if<Succeeded>(&outcome)) {
-    const Result& result = succeeded->result;
-    root = {{"outcome", "succeeded"},
-            {"artifact_sha256", succeeded->artifact.hex()},
-            {"test_accuracy", optional_number(result.test_accuracy)},
-            {"validation_accuracy", optional_number(result.validation_accuracy)},
-            {"test_loss", optional_number(result.test_loss)},
-            {"best_epoch", result.best_epoch},
-            {"duration_seconds", result.duration_seconds},
-            {"images_per_second", result.images_per_second},
-            {"report_json", succeeded->report_json}};
-  } else if (const auto* failed = std::get_if<Failed>(&outcome)) {
-    root = {{"outcome", "failed"},
-            {"failure_class", std::string(name(failed->failure_class))},
-            {"message", to_utf8(failed->message)}};
-  } else {
-    root = {{"outcome", "cancelled"}};
-  }
-  return root.dump(1);
 }
 
 absl::StatusOr<Outcome> parse_outcome(std::string_view text) {

@@ -1,10 +1,12 @@
 // What is on disk about the attempts of this worker until the server has acknowledged their
 // outcome.
 //
-//   spool/<job>-<attempt>/offer.json     what was offered; durable before anything is done about it
-//                         points.log     every point, numbered from 1, and the acknowledged
-//                         watermark lines.log      every log line, likewise outcome.json   how it
-//                         ended; durable before it is said
+//   spool.journal                        what was offered, durable before anything is done about
+//   it,
+//                                        and how it ended, durable before it is said (journal.h)
+//   spool/<job>-<attempt>/points.log     every point, numbered from 1, and the acknowledged
+//   watermark
+//                         lines.log      every log line, likewise
 //   work/<job>-<attempt>/                the trainer's private directory
 //
 // Points and lines survive the death of this process as soon as they are appended, that of the host
@@ -21,6 +23,7 @@
 #include "absl/status/statusor.h"
 #include "db/base/files.h"
 #include "worker/agent/core.h"
+#include "worker/agent/journal.h"
 #include "worker/agent/record_log.h"
 #include "worker/agent/types.h"
 
@@ -52,24 +55,20 @@ class AttemptSpool {
 struct SpoolLayout {
   std::filesystem::path state_directory;
 
+  std::filesystem::path journal() const { return state_directory / "spool.journal"; }
   std::filesystem::path spool(const AttemptKey& key) const;
   std::filesystem::path work(const AttemptKey& key) const;
 };
 
-// Creates both directories and writes the offer; durable on return.
-absl::Status persist_offer(const SpoolLayout& layout, const Offer& offer);
-// Durable on return.
-absl::Status persist_outcome(const SpoolLayout& layout, const AttemptKey& key,
-                             const Outcome& outcome);
 // Removes both directories. Interrupted, it is finished by the next recover().
 absl::Status remove_attempt(const SpoolLayout& layout, const AttemptKey& key);
-// Every attempt in the spool. Directories without a complete offer were never accepted and are
-// removed, as is a work directory without a spool.
-absl::StatusOr<std::vector<RecoveredAttempt>> recover(const SpoolLayout& layout);
+// Every attempt in the journal, and those that an earlier version left with an offer.json and
+// perhaps an outcome.json in their directory. Directories without an offer were never accepted and
+// are removed, as is a work directory without a spool.
+absl::StatusOr<std::vector<RecoveredAttempt>> recover(const SpoolLayout& layout,
+                                                      const Journal& journal);
 
-std::string to_json(const Offer& offer);
 absl::StatusOr<Offer> parse_offer(std::string_view json);
-std::string to_json(const Outcome& outcome);
 absl::StatusOr<Outcome> parse_outcome(std::string_view json);
 
 // The data set that canonical options name; empty if they name none.

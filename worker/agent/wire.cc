@@ -46,7 +46,7 @@ absl::StatusOr<Offer> from_wire(const v1::Offer& wire) {
   offer.slot = wire.slot();
   offer.display_name = wire.display_name();
   offer.spec_json = wire.spec_json();
-  offer.dataset = dataset_of(offer.spec_json);
+  offer.dataset = wire.dataset().empty() ? dataset_of(offer.spec_json) : wire.dataset();
   for (const v1::OfferInput& input : wire.inputs()) {
     BITRUNG_ASSIGN_OR_RETURN(const InputRole role, from_wire(input.role()));
     BITRUNG_ASSIGN_OR_RETURN(const Digest artifact,
@@ -137,6 +137,7 @@ absl::StatusOr<Event> to_event(SessionId session, const v1::OpenSessionResponse&
                                response.logs().watermark()};
     case Statement::kOutcome:
       return OutcomeAcknowledged{session, from_wire(response.outcome().key())};
+    case Statement::kBatch:  // The caller takes it apart.
     case Statement::STATEMENT_NOT_SET:
       break;
   }
@@ -161,6 +162,7 @@ v1::OpenSessionRequest to_request(const Identity& identity, const OpenSession& o
   to_wire(open.datasets, hello->mutable_datasets());
   for (const AttemptKey& key : open.held) to_wire(key, hello->add_attempts());
   hello->set_term_seen(open.term_seen);
+  hello->set_takes_batches(true);
   return request;
 }
 

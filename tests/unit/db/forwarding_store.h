@@ -59,8 +59,7 @@ class ForwardingStore : public Store {
                                                           const Digest& graph) override {
     return store_->find_active(name, graph);
   }
-  absl::StatusOr<std::string> spec_json(JobId id) override { return store_->spec_json(id); }
-  absl::StatusOr<std::string> display_name(JobId id) override { return store_->display_name(id); }
+  absl::StatusOr<OfferText> offer_text(JobId id) override { return store_->offer_text(id); }
 
  protected:
   std::unique_ptr<Store> store_;

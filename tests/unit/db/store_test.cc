@@ -157,11 +157,11 @@ TEST_F(StoreTest, EveryRow_ComesBackAsItWasWritten) {
   EXPECT_EQ(snapshot.next_experiment_id, 2);
   EXPECT_EQ(snapshot.next_job_id, kInt64Max);
 
-  EXPECT_EQ(value_of(store_->spec_json(extreme.id)), extreme.spec_json);
-  EXPECT_EQ(value_of(store_->display_name(JobId{1})), "bit-ladder/alone");
+  EXPECT_EQ(value_of(store_->offer_text(extreme.id)).spec_json, extreme.spec_json);
+  EXPECT_EQ(value_of(store_->offer_text(extreme.id)).timeout_seconds, extreme.timeout_seconds);
+  EXPECT_EQ(value_of(store_->offer_text(JobId{1})).display_name, "bit-ladder/alone");
   EXPECT_EQ(value_of(reader_->job_name(JobId{1})), "alone");
-  EXPECT_EQ(store_->spec_json(JobId{99}).status().code(), absl::StatusCode::kNotFound);
-  EXPECT_EQ(store_->display_name(JobId{99}).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(store_->offer_text(JobId{99}).status().code(), absl::StatusCode::kNotFound);
 }
 
 TEST_F(StoreTest, UpdateJob_WritesEveryChangeableColumn) {

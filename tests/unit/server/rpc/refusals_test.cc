@@ -176,6 +176,36 @@ TEST_F(RefusalsTest, AWorkerThatHoldsWhatWasNeverOffered_IsRefusedBecauseTheStat
   }
 }
 
+TEST_F(RefusalsTest, ABatch_IsTakenApartAndAnswered) {
+  const auto stub = v1::WorkerService::NewStub(channel_);
+  grpc::ClientContext context;
+  authorise(context);
+  const auto stream = stub->OpenSession(&context);
+  v1::OpenSessionRequest request;
+  request.mutable_hello()->set_worker_id("w-1");
+  request.mutable_hello()->set_name("lab-1");
+  request.mutable_hello()->set_takes_batches(true);
+  stream->Write(request);
+  v1::OpenSessionResponse response;
+  ASSERT_TRUE(stream->Read(&response));
+  EXPECT_TRUE(response.welcome().takes_batches());
+  request.Clear();
+  for (std::uint64_t sequence : {7, 8})
+    request.mutable_batch()->add_statements()->mutable_heartbeat()->set_sequence(sequence);
+  stream->Write(request);
+  // In one turn of the engine, hence in one message.
+  ASSERT_TRUE(stream->Read(&response));
+  ASSERT_EQ(response.batch().statements_size(), 2);
+  EXPECT_EQ(response.batch().statements(0).heartbeat().sequence(), 7U);
+  EXPECT_EQ(response.batch().statements(1).heartbeat().sequence(), 8U);
+
+  request.Clear();
+  request.mutable_batch()->add_statements()->mutable_hello()->set_worker_id("w-2");
+  stream->Write(request);
+  EXPECT_FALSE(stream->Read(&response));
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
 TEST_F(RefusalsTest, ANewerTerm_IsRefusedBecauseTheStateIsOld) {
   v1::OpenSessionResponse response;
   const grpc::Status status = hello(kTerm + 1, {}, response);

@@ -38,7 +38,11 @@ class FakeServer::Sessions : public v1::WorkerService::Service {
       server_.context_ = context;
     }
     v1::OpenSessionRequest request;
-    while (stream->Read(&request)) server_.handle(request, stream);
+    while (stream->Read(&request)) {
+      for (const v1::OpenSessionRequest& statement : request.batch().statements())
+        server_.handle(statement, stream);
+      if (!request.has_batch()) server_.handle(request, stream);
+    }
     const std::lock_guard lock(server_.mutex_);
     if (server_.stream_ == stream) {
       server_.stream_ = nullptr;
@@ -155,6 +159,7 @@ void FakeServer::handle(const v1::OpenSessionRequest& request, Stream* stream) {
       welcome->set_term(term_);
       welcome->set_lease_ms(60'000);
       welcome->set_heartbeat_interval_ms(200);
+      welcome->set_takes_batches(true);
       for (const v1::AttemptKey& key : request.hello().attempts()) {
         *(fenced_.contains(key_text(key)) ? welcome->add_fenced() : welcome->add_kept()) = key;
       }
@@ -221,6 +226,9 @@ void FakeServer::handle(const v1::OpenSessionRequest& request, Stream* stream) {
     case Statement::kStopping:
       stopping_ = true;
       break;
+    case Statement::kBatch:
+      mistakes_.push_back("a batch in a batch");
+      return;
     case Statement::STATEMENT_NOT_SET:
       mistakes_.push_back("an empty statement");
       break;
@@ -231,6 +239,15 @@ void FakeServer::handle(const v1::OpenSessionRequest& request, Stream* stream) {
 }
 
 void FakeServer::say(const v1::OpenSessionResponse& response) {
+  const std::lock_guard lock(mutex_);
+  BITRUNG_CHECK(stream_ != nullptr);
+  stream_->Write(response);
+}
+
+void FakeServer::offer_together(const std::vector<v1::Offer>& offers) {
+  v1::OpenSessionResponse response;
+  for (const v1::Offer& each : offers)
+    *response.mutable_batch()->add_statements()->mutable_offer() = each;
   const std::lock_guard lock(mutex_);
   BITRUNG_CHECK(stream_ != nullptr);
   stream_->Write(response);

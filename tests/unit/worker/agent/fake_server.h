@@ -46,6 +46,8 @@ class FakeServer {
 
   // In the current session.
   void offer(const v1::Offer& offer);
+  // As one message.
+  void offer_together(const std::vector<v1::Offer>& offers);
   void cancel(const std::string& key);
   void fence(const std::string& key);
   // Ends the current session, not the server.

@@ -141,13 +141,29 @@ class SpoolTest : public testing::Test {
     offer.timeout = milliseconds{1500};
     return offer;
   }
+  Journal journal() {
+    absl::StatusOr<Journal> journal = Journal::open(layout_.journal());
+    BITRUNG_CHECK(journal.ok());
+    return *std::move(journal);
+  }
+  void write(std::vector<Journal::Note> notes) {
+    const absl::Status status = journal().write(notes);
+    EXPECT_TRUE(status.ok()) << status;
+  }
+  // As an earlier version kept it.
+  void write_old_offer(std::string_view text) {
+    std::filesystem::create_directories(layout_.spool(key_));
+    std::ofstream(layout_.spool(key_) / "offer.json") << text;
+  }
   AttemptSpool open() {
+    std::filesystem::create_directories(layout_.spool(key_));
+    std::filesystem::create_directories(layout_.work(key_));
     absl::StatusOr<AttemptSpool> spool = AttemptSpool::open(layout_.spool(key_));
     BITRUNG_CHECK(spool.ok());
     return *std::move(spool);
   }
   std::vector<RecoveredAttempt> recover_all() {
-    absl::StatusOr<std::vector<RecoveredAttempt>> attempts = recover(layout_);
+    absl::StatusOr<std::vector<RecoveredAttempt>> attempts = recover(layout_, journal());
     EXPECT_TRUE(attempts.ok()) << attempts.status();
     return attempts.ok() ? *std::move(attempts) : std::vector<RecoveredAttempt>{};
   }
@@ -159,7 +175,6 @@ class SpoolTest : public testing::Test {
 };
 
 TEST_F(SpoolTest, PointsAndLines_AreReadBack) {
-  ASSERT_TRUE(persist_offer(layout_, offer()).ok());
   AttemptSpool spool = open();
   const std::vector<Point> points{
       {"train_loss", 10, 1.5}, {"learning_rate", 10, 1e-300}, {"", -1, -0.0}};
@@ -171,7 +186,7 @@ TEST_F(SpoolTest, PointsAndLines_AreReadBack) {
 }
 
 TEST_F(SpoolTest, Attempt_IsRecoveredWithItsPositionsAndNewestResumeState) {
-  ASSERT_TRUE(persist_offer(layout_, offer()).ok());
+  write({Journal::offered(offer())});
   {
     AttemptSpool spool = open();
     ASSERT_TRUE(spool.append_points(std::vector<Point>(5)).ok());
@@ -203,10 +218,10 @@ TEST_F(SpoolTest, Attempt_IsRecoveredWithItsPositionsAndNewestResumeState) {
 }
 
 TEST_F(SpoolTest, Outcomes_AreRecovered) {
-  ASSERT_TRUE(persist_offer(layout_, offer()).ok());
+  write({Journal::offered(offer())});
   const Result result{62.5, std::nullopt, 1.25, 3, 2.5, 1000};
   const std::string report = R"({"layers":[{"name":"conv1"}]})";
-  ASSERT_TRUE(persist_outcome(layout_, key_, Succeeded{result, sha256("model"), report}).ok());
+  write({Journal::ended(key_, Succeeded{result, sha256("model"), report})});
   auto attempts = recover_all();
   ASSERT_EQ(attempts.size(), 1U);
   ASSERT_TRUE(attempts[0].outcome.has_value());
@@ -217,14 +232,13 @@ TEST_F(SpoolTest, Outcomes_AreRecovered) {
   EXPECT_EQ(succeeded.result.validation_accuracy, std::nullopt);
   EXPECT_EQ(succeeded.result.best_epoch, 3U);
 
-  ASSERT_TRUE(
-      persist_outcome(layout_, key_, Failed{FailureClass::kDiverged, "NaN at \xFF step 5"}).ok());
+  write({Journal::ended(key_, Failed{FailureClass::kDiverged, "NaN at \xFF step 5"})});
   attempts = recover_all();
   const auto& failed = std::get<Failed>(*attempts.at(0).outcome);
   EXPECT_EQ(failed.failure_class, FailureClass::kDiverged);
-  EXPECT_EQ(failed.message, "NaN at \xEF\xBF\xBD step 5");
+  EXPECT_EQ(failed.message, "NaN at \xFF step 5");
 
-  ASSERT_TRUE(persist_outcome(layout_, key_, Cancelled{}).ok());
+  write({Journal::ended(key_, Cancelled{})});
   EXPECT_TRUE(std::holds_alternative<Cancelled>(*recover_all().at(0).outcome));
 }
 
@@ -243,8 +257,8 @@ TEST_F(SpoolTest, TheLargestReport_IsRecovered) {
   while (report.size() + 4 <= kReportBytesMax) report += "\\\"";
   report += "\"}";
   ASSERT_LE(report.size(), kReportBytesMax);
-  ASSERT_TRUE(persist_offer(layout_, offer()).ok());
-  ASSERT_TRUE(persist_outcome(layout_, key_, Succeeded{{}, sha256("model"), report}).ok());
+  write({Journal::offered(offer())});
+  write({Journal::ended(key_, Succeeded{{}, sha256("model"), report})});
   const std::vector<RecoveredAttempt> attempts = recover_all();
   ASSERT_EQ(attempts.size(), 1U);
   ASSERT_TRUE(attempts[0].outcome.has_value());
@@ -263,21 +277,93 @@ TEST_F(SpoolTest, HalfMadeAndHalfRemovedAttempts_AreSwept) {
 }
 
 TEST_F(SpoolTest, RemovedAttempt_LeavesNothing) {
-  ASSERT_TRUE(persist_offer(layout_, offer()).ok());
+  write({Journal::offered(offer())});
+  open();
   touch(layout_.work(key_) / "resume-1.safetensors");
+  write({Journal::removed(key_)});
   EXPECT_TRUE(remove_attempt(layout_, key_).ok());
   EXPECT_TRUE(remove_attempt(layout_, key_).ok());
+  EXPECT_THAT(recover_all(), IsEmpty());
   EXPECT_FALSE(std::filesystem::exists(layout_.spool(key_)));
   EXPECT_FALSE(std::filesystem::exists(layout_.work(key_)));
 }
 
 TEST_F(SpoolTest, UnreadableOffer_IsNamed) {
-  ASSERT_TRUE(persist_offer(layout_, offer()).ok());
-  std::ofstream(layout_.spool(key_) / "offer.json") << "{";
-  const auto attempts = recover(layout_);
+  write_old_offer("{");
+  const auto attempts = recover(layout_, journal());
   ASSERT_FALSE(attempts.ok());
   EXPECT_THAT(std::string(message(attempts.status())),
               testing::HasSubstr("7-2/offer.json cannot be read"));
+}
+
+TEST_F(SpoolTest, AttemptOfAnEarlierVersion_IsRecovered) {
+  write_old_offer(R"({"job_id":7,"attempt":2,"slot":1,"display_name":"a/b",
+                      "spec_json":"{\"dataset\":\"cifar10\"}","inputs":[],"resume_sha256":null,
+                      "dataset_sha256":null,"timeout_ms":0})");
+  std::ofstream(layout_.spool(key_) / "outcome.json") << R"({"outcome":"cancelled"})";
+  const std::vector<RecoveredAttempt> attempts = recover_all();
+  ASSERT_EQ(attempts.size(), 1U);
+  EXPECT_EQ(attempts[0].offer.key, key_);
+  EXPECT_EQ(attempts[0].offer.dataset, "cifar10");
+  ASSERT_TRUE(attempts[0].outcome.has_value());
+  EXPECT_TRUE(std::holds_alternative<Cancelled>(*attempts[0].outcome));
+}
+
+TEST_F(SpoolTest, Journal_TornAtEveryByte_KeepsWhatWasWrittenBefore) {
+  write({Journal::offered(offer())});
+  const auto before = std::filesystem::file_size(layout_.journal());
+  write({Journal::ended(key_, Failed{FailureClass::kDiverged, "NaN"})});
+  const auto after = std::filesystem::file_size(layout_.journal());
+  for (auto size = before; size < after; ++size) {
+    std::filesystem::resize_file(layout_.journal(), size);
+    ASSERT_EQ(recover_all().size(), 1U) << size;
+    EXPECT_FALSE(recover_all()[0].outcome.has_value()) << size;
+    write({Journal::ended(key_, Failed{FailureClass::kDiverged, "NaN"})});
+    EXPECT_TRUE(recover_all()[0].outcome.has_value()) << size;
+  }
+}
+
+TEST_F(SpoolTest, Journal_IsWrittenAnewWithoutWhatIsGone) {
+  Journal journal = this->journal();
+  Offer large = offer();
+  large.spec_json.resize(100'000, ' ');
+  const AttemptKey kept{JobId{1}, AttemptNumber{1}};
+  large.key = kept;
+  ASSERT_TRUE(journal.write(std::vector{Journal::offered(large)}).ok());
+  for (int job = 2; job <= 200; ++job) {
+    large.key.job = JobId{job};
+    ASSERT_TRUE(journal.write(std::vector{Journal::offered(large)}).ok());
+    ASSERT_TRUE(
+        journal
+            .write(std::vector{Journal::ended(large.key, Cancelled{}), Journal::removed(large.key)})
+            .ok());
+    EXPECT_LT(journal.size_bytes(), std::uint64_t{5} << 20);
+  }
+  const auto entries = Journal::open(layout_.journal())->entries();
+  ASSERT_TRUE(entries.ok());
+  ASSERT_EQ(entries->size(), 1U);
+  EXPECT_EQ(entries->begin()->first, kept);
+}
+
+TEST_F(SpoolTest, Journal_OnAFullDisk_WritesAllOrNothing) {
+  Journal journal = this->journal();
+  ASSERT_TRUE(journal.write(std::vector{Journal::offered(offer())}).ok());
+  struct rlimit before {};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  std::signal(SIGXFSZ, SIG_IGN);
+  const struct rlimit small { journal.size_bytes() + 60, before.rlim_max };
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+  Offer second = offer();
+  second.key.job = JobId{8};
+  const absl::Status status =
+      journal.write(std::vector{Journal::ended(key_, Cancelled{}), Journal::offered(second)});
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  const std::vector<RecoveredAttempt> attempts = recover_all();
+  ASSERT_EQ(attempts.size(), 1U);
+  EXPECT_FALSE(attempts[0].outcome.has_value());
+  EXPECT_TRUE(journal.write(std::vector{Journal::ended(key_, Cancelled{})}).ok());
+  EXPECT_TRUE(recover_all()[0].outcome.has_value());
 }
 
 TEST(DatasetOf, Options_NameTheirDataSet) {

@@ -123,6 +123,24 @@ class WorkerProcessTest : public testing::Test {
   pid_t pid_ = 0;
 };
 
+TEST_F(WorkerProcessTest, NoOpWorker_SucceedsAtOnceWithItsPoints) {
+  start_worker({"--no-op", "--no-op", "--no-op-points", "1500", "--slots", "2"});
+  wait_for_session(1);
+  EXPECT_EQ(server_.hello().numerics(), 0xFFFFFFFFU);
+  ASSERT_EQ(server_.hello().slots_size(), 2);
+  wait([](const FakeServer& s) { return s.datasets().size() == 1; });
+  server_.offer_together({offer(1, 1, "[]", 0), offer(2, 1, "[]", 1)});
+  for (const char* key : {"1-1", "2-1"}) {
+    wait_for_outcome(key);
+    EXPECT_EQ(server_.attempt(key).started, 1);
+    EXPECT_EQ(server_.attempt(key).points.size(), 1500U);
+    EXPECT_TRUE(server_.attempt(key).outcomes.at(0).has_succeeded());
+  }
+  kill_worker(SIGTERM);
+  EXPECT_EQ(wait_for_worker(), 0);
+  EXPECT_TRUE(spool_is_empty());
+}
+
 TEST_F(WorkerProcessTest, Job_RunsFromOfferToOutcome) {
   start_worker({"--slots", "2"});
   wait_for_session(1);
