@@ -167,7 +167,8 @@ constexpr auto kOperations = std::to_array<Operation>({
 // What every query for whole jobs selects; its conditions follow.
 std::string job_source() {
   return fmt::format(
-      "{}, s.spec_json, a.worker_name FROM job AS j JOIN job_spec AS s ON s.job_id = j.id "
+      "{}, s.spec_json, a.worker_name FROM job AS j "
+      "JOIN job_spec AS s ON s.job_id = coalesce(j.cached_from, j.id) "
       "LEFT JOIN attempt AS a ON a.job_id = j.id AND a.attempt = j.attempt",
       kJobColumns);
 }

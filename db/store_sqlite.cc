@@ -172,7 +172,8 @@ constexpr auto kOperations = std::to_array<Operation>({
      "SELECT e.id FROM experiment AS e WHERE e.name = ? AND e.graph_sha256 = ? ORDER BY e.id DESC"},
     {&Statements::offer_text, "offer_text",
      "SELECT e.name || '/' || j.name, s.spec_json, j.dataset, j.timeout_seconds FROM job AS j "
-     "JOIN experiment AS e ON e.id = j.experiment_id JOIN job_spec AS s ON s.job_id = j.id "
+     "JOIN experiment AS e ON e.id = j.experiment_id JOIN job_spec AS s ON s.job_id = "
+     "coalesce(j.cached_from, j.id) "
      "WHERE j.id = ?"},
 });
 
@@ -225,6 +226,11 @@ class SqliteStore final : public Store {
   absl::Status begin() override {
     BITRUNG_CHECK(!connection_.in_transaction());
     if (options_.reserve != nullptr) options_.reserve->keep_up();
+    // Not in the commit that made the log long: whoever waits for that is told first.
+    if (connection_.log_pages() >= options_.checkpoint_pages) {
+      BITRUNG_RETURN_IF_ERROR(failure_);
+      BITRUNG_RETURN_IF_ERROR(note(connection_.checkpoint()));
+    }
     return run(statements_.begin);
   }
 
@@ -236,9 +242,7 @@ class SqliteStore final : public Store {
       saved_changed_seq_ = changed_seq_;
     }
     BITRUNG_RETURN_IF_ERROR(save_counts());
-    BITRUNG_RETURN_IF_ERROR(run(statements_.commit));
-    if (connection_.log_pages() < options_.checkpoint_pages) return absl::OkStatus();
-    return note(connection_.checkpoint());
+    return run(statements_.commit);
   }
 
   absl::Status insert_experiment(const ExperimentRow& row) override {
@@ -531,7 +535,10 @@ absl::Status SqliteStore::insert_job(const JobSpecRow& spec, const JobStateRow& 
       state.resume, state.resume_epoch, state.started_at_ms, state.finished_at_ms, result.artifact,
       result.test_accuracy, result.validation_accuracy, result.test_loss, result.best_epoch,
       result.duration_seconds, result.images_per_second, ++changed_seq_));
-  BITRUNG_RETURN_IF_ERROR(run(statements_.insert_job_spec, spec.id, spec.spec_json));
+  // The options of a job that takes an equal one's result are those of that one.
+  if (!state.cached_from) {
+    BITRUNG_RETURN_IF_ERROR(run(statements_.insert_job_spec, spec.id, spec.spec_json));
+  }
   BITRUNG_RETURN_IF_ERROR(
       run(statements_.insert_job_name, spec.experiment, spec.name, spec.id, false));
   for (const std::string& alias : spec.aliases) {

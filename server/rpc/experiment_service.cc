@@ -1,6 +1,9 @@
 // ExperimentService: submit, plan, look at, watch, cancel and retry graphs of jobs.
+#include <malloc.h>
+
 #include <algorithm>
 #include <charconv>
+#include <chrono>
 #include <limits>
 #include <memory>
 #include <mutex>
@@ -9,6 +12,7 @@
 #include <vector>
 
 #include <fmt/format.h>
+#include <boost/asio/steady_timer.hpp>
 
 #include "bitrung/v1/experiment_service.grpc.pb.h"
 #include "db/base/status.h"
@@ -23,6 +27,11 @@ namespace bitrung::rpc {
 namespace {
 
 constexpr std::size_t kJobsPerMessageMax = 500;
+
+// A request of this size leaves much memory behind in small pieces, which the allocator keeps.
+constexpr std::size_t kLargeRequestBytes = std::size_t{4} << 20;
+// By then it is answered and freed.
+constexpr std::chrono::seconds kTrimDelay{1};
 
 // Streams changed jobs from a cursor on, and progress as it comes. Ends with the experiment.
 class ExperimentWatch final : public PullStream<v1::WatchExperimentResponse> {
@@ -106,7 +115,8 @@ class ExperimentWatch final : public PullStream<v1::WatchExperimentResponse> {
 
 class ExperimentServiceImpl final : public v1::ExperimentService::CallbackService {
  public:
-  explicit ExperimentServiceImpl(const Context& context) : context_(context) {}
+  explicit ExperimentServiceImpl(const Context& context)
+      : context_(context), trim_timer_(context.pool) {}
 
   grpc::ServerUnaryReactor* SubmitExperiment(grpc::CallbackServerContext* call,
                                              const v1::SubmitExperimentRequest* request,
@@ -127,11 +137,12 @@ class ExperimentServiceImpl final : public v1::ExperimentService::CallbackServic
             BITRUNG_ASSIGN_OR_RETURN(const bool is_recorded, records_nothing(experiment));
             if (!is_recorded) return full;
           }
-          context_.engine.submit(
-              std::move(experiment),
-              [this, response, reactor](const absl::StatusOr<engine::SubmitAnswer>& answer) {
-                reactor->Finish(to_grpc(submitted(answer, *response)));
-              });
+          context_.engine.submit(std::move(experiment),
+                                 [this, response, reactor, bytes = request->ByteSizeLong()](
+                                     const absl::StatusOr<engine::SubmitAnswer>& answer) {
+                                   reactor->Finish(to_grpc(submitted(answer, *response)));
+                                   trim_after(bytes);
+                                 });
           return absl::OkStatus();
         });
   }
@@ -142,7 +153,9 @@ class ExperimentServiceImpl final : public v1::ExperimentService::CallbackServic
     return answer_now(context_, call, [this, request, response]() -> absl::Status {
       BITRUNG_ASSIGN_OR_RETURN(const engine::NewExperiment experiment,
                                convert_graph(request->jobs()));
-      return plan(context_.reader, experiment, *response);
+      const absl::Status status = plan(context_.reader, experiment, *response);
+      trim_after(request->ByteSizeLong());
+      return status;
     });
   }
 
@@ -225,6 +238,16 @@ class ExperimentServiceImpl final : public v1::ExperimentService::CallbackServic
   }
 
  private:
+  // Gives memory back to the system a while after a large request.
+  void trim_after(std::size_t request_bytes) {
+    if (request_bytes < kLargeRequestBytes) return;
+    const std::lock_guard lock(trim_mutex_);
+    trim_timer_.expires_after(kTrimDelay);
+    trim_timer_.async_wait([](const boost::system::error_code& error) {
+      if (!error) ::malloc_trim(0);
+    });
+  }
+
   // What is recorded already gets its answer on a full disk too.
   absl::StatusOr<bool> records_nothing(const engine::NewExperiment& experiment) const {
     BITRUNG_ASSIGN_OR_RETURN(const bool is_repeated,
@@ -262,6 +285,8 @@ class ExperimentServiceImpl final : public v1::ExperimentService::CallbackServic
   }
 
   const Context& context_;
+  std::mutex trim_mutex_;
+  boost::asio::steady_timer trim_timer_;
 };
 
 }  // namespace

@@ -109,8 +109,9 @@ TEST_F(StoreTest, EveryRow_ComesBackAsItWasWritten) {
   ExperimentRow experiment = make_experiment(1);
   experiment.source_yaml = "jobs:\n  \xc3\xa9: {}\n";
   experiment.finished_at_ms = kInt64Max;
-  const JobSpecRow plain = make_job(1, 1, "alone");
   const JobSpecRow extreme = extreme_job();
+  JobSpecRow plain = make_job(1, 1, "alone");
+  plain.spec_json = extreme.spec_json;  // The other takes its result, so their options are equal.
   const JobStateRow extreme_row_state = extreme_state();
   const AttemptRow attempt = extreme_attempt();
   const PinRow pin{ExperimentId{1}, "cifar10", digest_of("cifar10")};
