@@ -31,9 +31,9 @@ namespace bitrung::db {
 inline constexpr std::string_view kDatabaseFile = "bitrung.db";
 
 struct StoreOptions {
-  // A commit that leaves this many pages in the log brings them into the database file, 4 MiB at
-  // SQLite's 4 KiB: the log is short, and a checkpoint writes a page once that many commits
-  // changed.
+  // A transaction that finds this many pages in the log begins with bringing them into the database
+  // file, 4 MiB at SQLite's 4 KiB: the log is short, and a checkpoint writes a page once that many
+  // commits changed.
   int checkpoint_pages = 1000;
   // Told before each transaction; outlives the store. Nothing if null.
   DiskReserve* reserve = nullptr;
@@ -59,8 +59,8 @@ class Store {
 
   // A transaction brackets a turn. Everything below but the look-ups must be called inside one.
   virtual absl::Status begin() = 0;
-  // Durable on return. An error may also mean that it is durable and what follows a commit, a
-  // checkpoint, has failed: it is then not to be acknowledged either.
+  // Durable on return. After an error it may be durable all the same; it is then not to be
+  // acknowledged either.
   virtual absl::Status commit() = 0;
 
   virtual absl::Status insert_experiment(const ExperimentRow& row) = 0;
