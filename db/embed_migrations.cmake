@@ -1,12 +1,12 @@
-# Writes OUTPUT, a C++ source that holds the files of DIRECTORY named NNNN_*.sql. Run by the build:
-#   cmake -DDIRECTORY=… -DOUTPUT=… -P embed_migrations.cmake
+# Writes OUTPUT, a C++ source with a FUNCTION that gives the files of DIRECTORY named NNNN_*.sql. Run by the build:
+#   cmake -DDIRECTORY=… -DFUNCTION=… -DOUTPUT=… -P embed_migrations.cmake
 # Numbers must run from 1 without a gap, because the version of a file is the number of its last migration.
 cmake_policy(VERSION 3.25)
 
 file(GLOB files "${DIRECTORY}/*.sql")
 list(SORT files)
 
-set(text "// Made from db/migrations by db/embed_migrations.cmake.\n#include \"db/schema.h\"\n\n")
+set(text "// Made by db/embed_migrations.cmake.\n#include \"db/schema.h\"\n\n")
 string(APPEND text "namespace bitrung::db {\nnamespace {\n\nconstexpr Migration kMigrations[] = {\n")
 set(expected 1)
 foreach(file IN LISTS files)
@@ -22,6 +22,6 @@ foreach(file IN LISTS files)
   file(READ "${file}" sql)
   string(APPEND text "    {${number}, \"${name}\", R\"bitrung_sql(${sql})bitrung_sql\"},\n")
 endforeach()
-string(APPEND text "};\n\n}  // namespace\n\nstd::span<const Migration> migrations() { return kMigrations; }\n\n")
+string(APPEND text "};\n\n}  // namespace\n\nstd::span<const Migration> ${FUNCTION}() { return kMigrations; }\n\n")
 string(APPEND text "}  // namespace bitrung::db\n")
 file(WRITE "${OUTPUT}" "${text}")

@@ -28,7 +28,7 @@ void add_input(const InputRow& input, bool is_chosen, JobSpecRow& spec, JobState
 
 void read_experiment(Rows& rows, ExperimentRow& row) {
   rows.read(row.id, row.name, row.request_id, row.request_sha256, row.graph_sha256, row.source_yaml,
-            row.submitted_at_ms, row.finished_at_ms);
+            row.submitted_at_ms, row.finished_at_ms, row.submitted_by);
 }
 
 void read_attempt(Rows& rows, AttemptRow& row) {

@@ -30,7 +30,7 @@ void add_input(const InputRow& input, bool is_chosen, JobSpecRow& spec, JobState
 // Of `experiment AS e`.
 inline constexpr std::string_view kExperimentColumns =
     "e.id, e.name, e.request_id, e.request_sha256, e.graph_sha256, e.source_yaml, "
-    "e.submitted_at_ms, e.finished_at_ms";
+    "e.submitted_at_ms, e.finished_at_ms, e.submitted_by";
 void read_experiment(Rows& rows, ExperimentRow& row);
 
 // Of `attempt AS a`.

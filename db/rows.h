@@ -23,6 +23,7 @@ struct ExperimentRow {
   std::string source_yaml;
   std::int64_t submitted_at_ms = 0;
   std::int64_t finished_at_ms = 0;
+  std::string submitted_by;  // Name of a token, or "owner".
 
   bool operator==(const ExperimentRow&) const = default;
 };

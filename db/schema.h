@@ -1,4 +1,5 @@
-// Versions of the database file. A migration is a numbered SQL file in db/migrations, built into
+// Versions of a database file. A migration is a numbered SQL file in db/migrations (the studies) or
+// db/access_migrations (who may use the server), built into
 // the program, applied once and never edited afterwards. The file's version (PRAGMA user_version)
 // is the number of its last migration.
 #pragma once
@@ -19,6 +20,7 @@ struct Migration {
 
 // All that this program knows, by number.
 std::span<const Migration> migrations();
+std::span<const Migration> access_migrations();
 
 // Changes nothing. FAILED_PRECONDITION if the file was written by a newer or by another program;
 // DATA_LOSS if it is not a database.

@@ -77,7 +77,7 @@ constexpr auto kOperations = std::to_array<Operation>({
     {&Statements::insert_experiment, "insert_experiment",
      "INSERT INTO experiment (id, name, request_id, request_sha256, graph_sha256, source_yaml, "
      "submitted_at_ms, "
-     "finished_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"},
+     "finished_at_ms, submitted_by) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"},
     {&Statements::insert_joined_request, "insert_joined_request",
      "INSERT INTO joined_request (request_id, request_sha256, experiment_id) VALUES (?, ?, ?)"},
     {&Statements::insert_job, "insert_job",
@@ -164,9 +164,9 @@ constexpr auto kOperations = std::to_array<Operation>({
     {&Statements::find_request, "find_request",
      "SELECT e.id, e.name, e.request_id, e.request_sha256, e.graph_sha256, e.source_yaml, "
      "e.submitted_at_ms, "
-     "e.finished_at_ms FROM experiment AS e WHERE e.request_id = ?1 UNION ALL "
+     "e.finished_at_ms, e.submitted_by FROM experiment AS e WHERE e.request_id = ?1 UNION ALL "
      "SELECT e.id, e.name, r.request_id, r.request_sha256, e.graph_sha256, e.source_yaml, "
-     "e.submitted_at_ms, e.finished_at_ms FROM joined_request AS r "
+     "e.submitted_at_ms, e.finished_at_ms, e.submitted_by FROM joined_request AS r "
      "JOIN experiment AS e ON e.id = r.experiment_id WHERE r.request_id = ?1"},
     {&Statements::find_active, "find_active",
      "SELECT e.id FROM experiment AS e WHERE e.name = ? AND e.graph_sha256 = ? ORDER BY e.id DESC"},
@@ -248,7 +248,7 @@ class SqliteStore final : public Store {
   absl::Status insert_experiment(const ExperimentRow& row) override {
     return run_in_turn(statements_.insert_experiment, row.id, row.name, row.request_id,
                        row.request_sha256, row.graph_sha256, row.source_yaml, row.submitted_at_ms,
-                       row.finished_at_ms);
+                       row.finished_at_ms, row.submitted_by);
   }
 
   absl::Status insert_joined_request(std::string_view request_id, const Digest& request_sha256,

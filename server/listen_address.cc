@@ -1,14 +1,17 @@
 #include "server/listen_address.h"
 
+#include <arpa/inet.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <charconv>
 
 #include <fmt/format.h>
 
 #include "db/base/files.h"
+#include "db/base/status.h"
 
 namespace bitrung {
 
@@ -45,25 +48,35 @@ absl::StatusOr<ListenAddress> parse_listen_address(std::string_view text) {
     }
     return address;
   }
+  BITRUNG_ASSIGN_OR_RETURN(const HostAndPort found, parse_host_and_port(text));
+  address.host_ =
+      found.host.find(':') == std::string::npos ? found.host : fmt::format("[{}]", found.host);
+  return address;
+}
+
+absl::StatusOr<HostAndPort> parse_host_and_port(std::string_view text) {
+  const auto wrong = [text](std::string_view what) {
+    return absl::InvalidArgumentError(fmt::format("address \"{}\": {}", text, what));
+  };
   const auto colon = text.rfind(':');
-  if (colon == std::string_view::npos) {
-    return absl::InvalidArgumentError(
-        fmt::format("--listen {}: write unix:PATH or 127.0.0.1:PORT", text));
-  }
-  address.host_ = text.substr(0, colon);
-  if (address.host_ != "127.0.0.1" && address.host_ != "localhost" && address.host_ != "[::1]") {
-    return absl::InvalidArgumentError(
-        fmt::format("--listen {}: the wire is not encrypted, so only 127.0.0.1, localhost and "
-                    "[::1] are allowed; reach the server from "
-                    "elsewhere through ssh -L",
-                    text));
-  }
+  if (colon == std::string_view::npos || colon == 0)
+    return wrong("write unix:PATH or HOST:PORT, as in 0.0.0.0:7420");
+  HostAndPort address;
+  std::string_view host = text.substr(0, colon);
+  const bool bracketed = host.starts_with('[') && host.ends_with(']');
+  if (bracketed) host = host.substr(1, host.size() - 2);
+  address.host = host;
+  std::array<char, sizeof(in6_addr)> bytes{};
+  const bool is_ipv6 = ::inet_pton(AF_INET6, address.host.c_str(), bytes.data()) == 1;
+  constexpr std::string_view kNameCharacters =
+      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-";
+  if (bracketed ? !is_ipv6 : host.find_first_not_of(kNameCharacters) != std::string_view::npos)
+    return wrong("the host must be a name, an IPv4 address, or an IPv6 address in brackets");
   const std::string_view port = text.substr(colon + 1);
-  int value = -1;
-  const auto [end, error] = std::from_chars(port.data(), port.data() + port.size(), value);
-  if (error != std::errc() || end != port.data() + port.size() || value < 0 || value > 65535) {
-    return absl::InvalidArgumentError(
-        fmt::format("--listen {}: the port must be 0 to 65535", text));
+  const auto [end, error] = std::from_chars(port.data(), port.data() + port.size(), address.port);
+  if (error != std::errc() || end != port.data() + port.size() || address.port < 0 ||
+      address.port > 65535) {
+    return wrong("the port must be 0 to 65535");
   }
   return address;
 }

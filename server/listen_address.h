@@ -1,4 +1,4 @@
-// Where the server listens: a unix socket, or TCP on this machine.
+// Where the server listens: a unix socket, or TCP.
 #pragma once
 
 #include <filesystem>
@@ -27,11 +27,17 @@ class ListenAddress {
   friend absl::StatusOr<ListenAddress> parse_listen_address(std::string_view text);
   std::string text_;
   std::filesystem::path path_;  // Of a unix socket.
-  std::string host_;            // Of TCP.
+  std::string host_;            // Of TCP, in brackets if it has colons.
 };
 
-// "unix:PATH", "127.0.0.1:PORT", "localhost:PORT" or "[::1]:PORT". Any other host is refused: the
-// wire is not encrypted.
+// "unix:PATH" or "HOST:PORT", IPv6 addresses in brackets.
 absl::StatusOr<ListenAddress> parse_listen_address(std::string_view text);
+
+struct HostAndPort {
+  std::string host;  // Without brackets.
+  int port = 0;
+};
+// "lab.example.org:7420", "10.0.0.5:7420" or "[::1]:7420"; a port of 0 is allowed.
+absl::StatusOr<HostAndPort> parse_host_and_port(std::string_view text);
 
 }  // namespace bitrung

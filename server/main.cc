@@ -28,11 +28,13 @@
 #include "db/base/disk_reserve.h"
 #include "db/base/parent_process.h"
 #include "db/base/status.h"
+#include "db/base/tls13.h"
 #include "db/store.h"
 #include "server/auth/authority.h"
 #include "server/backup_command.h"
 #include "server/engine/engine.h"
 #include "server/engine/publisher.h"
+#include "server/init_command.h"
 #include "server/listen_address.h"
 #include "server/rpc/context.h"
 #include "server/rpc/services.h"
@@ -47,11 +49,11 @@ constexpr std::size_t kReaderThreads = 2;
 constexpr int kExitStorage = 74;
 // Above the largest legal submit; the limit that people meet is the one on jobs.
 constexpr int kMessageBytesMax = 64 << 20;
+constexpr int kStreamsPerConnectionMax = 100;
 
 struct Options {
   std::filesystem::path state_directory;
   std::vector<std::string> listen;
-  std::filesystem::path token_file;
   bool die_with_parent = false;
   std::string log_level = "info";
   double lease_seconds = 60;
@@ -72,6 +74,7 @@ absl::StatusOr<FileDescriptor> lock_state_directory(const std::filesystem::path&
 
 std::unique_ptr<grpc::Server> start_grpc(
     const std::vector<ListenAddress>& addresses,
+    const std::shared_ptr<grpc::ServerCredentials>& tls,
     const std::vector<std::unique_ptr<grpc::Service>>& services,
     std::vector<std::string>& listening, absl::Status& status) {
   grpc::EnableDefaultHealthCheckService(true);
@@ -83,10 +86,12 @@ std::unique_ptr<grpc::Server> start_grpc(
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5'000);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kStreamsPerConnectionMax);
   builder.SetMaxReceiveMessageSize(kMessageBytesMax);
   std::vector<int> ports(addresses.size(), 0);
   for (std::size_t i = 0; i < addresses.size(); ++i) {
-    builder.AddListeningPort(addresses[i].grpc_address(), grpc::InsecureServerCredentials(),
+    builder.AddListeningPort(addresses[i].grpc_address(),
+                             addresses[i].is_unix() ? grpc::InsecureServerCredentials() : tls,
                              &ports[i]);
   }
   for (const auto& service : services) builder.RegisterService(service.get());
@@ -134,13 +139,27 @@ class Failure {
   absl::Status status_;
 };
 
+// Null for a server that knows its owner only; one that listens on TCP must know more.
+absl::StatusOr<std::unique_ptr<auth::AccessControl>> open_access(
+    const std::filesystem::path& state_directory, bool needed,
+    std::function<void(const absl::Status&)> on_fault) {
+  auto access =
+      auth::AccessControl::open(state_directory, auth::system_clocks(), std::move(on_fault));
+  if (!absl::IsNotFound(access.status())) return access;
+  if (!needed) return std::unique_ptr<auth::AccessControl>();
+  return absl::FailedPreconditionError(
+      fmt::format("--listen HOST:PORT wants certificates and tokens, and {0} has none; make them "
+                  "with: bitrung-server init --state-dir {0} --address HOST:PORT",
+                  state_directory.string()));
+}
+
 // The exit code, if it could begin to serve.
 absl::StatusOr<int> serve(const Options& options) {
   std::vector<ListenAddress> addresses;
-  bool needs_token = false;
+  bool needs_tls = false;
   for (const std::string& text : options.listen) {
     BITRUNG_ASSIGN_OR_RETURN(ListenAddress address, parse_listen_address(text));
-    needs_token |= !address.is_unix();
+    needs_tls |= !address.is_unix();
     addresses.push_back(std::move(address));
   }
   BITRUNG_RETURN_IF_ERROR(make_directories(options.state_directory, 0700));
@@ -149,21 +168,22 @@ absl::StatusOr<int> serve(const Options& options) {
   for (const ListenAddress& address : addresses)
     BITRUNG_RETURN_IF_ERROR(address.remove_stale_socket());
 
-  auth::Authority authority;
-  if (needs_token) {
-    const std::filesystem::path file =
-        options.token_file.empty() ? options.state_directory / "token" : options.token_file;
-    BITRUNG_ASSIGN_OR_RETURN(const std::string token, auth::load_or_create_token(file));
-    authority = auth::Authority(token);
-    spdlog::info("clients and workers need --token-file {}", file.string());
-  }
-
   BITRUNG_ASSIGN_OR_RETURN(const auto reserve, DiskReserve::open(options.state_directory));
   BITRUNG_ASSIGN_OR_RETURN(const auto store,
                            db::Store::open(options.state_directory, {.reserve = reserve.get()}));
   reserve->keep_up();
   boost::asio::io_context signals;
   Failure failure(signals);
+  BITRUNG_ASSIGN_OR_RETURN(const std::unique_ptr<auth::AccessControl> access,
+                           open_access(options.state_directory, needs_tls, std::ref(failure)));
+  const auth::Authority authority(access.get());
+  std::shared_ptr<grpc::ServerCredentials> tls;
+  if (needs_tls) {
+    BITRUNG_ASSIGN_OR_RETURN(
+        const auth::ServerIdentity identity,
+        auth::load_server_identity(options.state_directory, auth::system_clocks()));
+    tls = auth::make_server_credentials(identity, authority);
+  }
   BITRUNG_ASSIGN_OR_RETURN(const auto engine_reader,
                            db::StoreReader::open(options.state_directory));
   BITRUNG_ASSIGN_OR_RETURN(const auto reader,
@@ -198,6 +218,7 @@ absl::StatusOr<int> serve(const Options& options) {
                              .heartbeat_interval = kHeartbeatInterval,
                              .restored_term = restored_term};
   std::vector<std::unique_ptr<grpc::Service>> services;
+  services.push_back(rpc::make_access_service(context));
   services.push_back(rpc::make_artifact_service(context));
   services.push_back(rpc::make_experiment_service(context));
   services.push_back(rpc::make_fleet_service(context));
@@ -212,7 +233,7 @@ absl::StatusOr<int> serve(const Options& options) {
 
   absl::Status status;
   std::vector<std::string> listening;
-  const auto server = start_grpc(addresses, services, listening, status);
+  const auto server = start_grpc(addresses, tls, services, listening, status);
   if (status.ok()) {
     for (const std::string& address : listening) {
       spdlog::info("listening on {} (term {}, state in {})", address, store->term(),
@@ -239,6 +260,7 @@ absl::StatusOr<int> serve(const Options& options) {
 
 int main(int argc, char** argv) {
   const pid_t parent = ::getppid();
+  bitrung::require_tls13();
   std::signal(SIGPIPE, SIG_IGN);
   std::signal(SIGXFSZ, SIG_IGN);  // A file that may not grow is an error of the write.
   bitrung::Options options;
@@ -246,11 +268,10 @@ int main(int argc, char** argv) {
   app.footer(
       "Examples:\n"
       "  bitrung-server --state-dir /srv/bitrung --listen unix:/srv/bitrung/server.sock\n"
-      "  bitrung-server --state-dir /srv/bitrung --listen 127.0.0.1:7420\n\n"
-      "A TCP listener is for this machine only and wants a token, written to STATE_DIR/token at "
-      "the first start:\n"
-      "pass it to clients and workers with --token-file. Reach it from elsewhere through ssh -L "
-      "7420:127.0.0.1:7420 HOST.\n\n"
+      "  bitrung-server init --state-dir /srv/bitrung --address lab.example.org:7420\n"
+      "  bitrung-server --state-dir /srv/bitrung --listen 0.0.0.0:7420\n\n"
+      "A unix socket admits its owner. TCP is TLS 1.3: people show tokens (bitrung login), workers "
+      "certificates\n(bitrung-worker enrol); init makes what both need.\n\n"
       "Below 256 MiB of free disk (5 % on a disk below 5 GiB) no new experiment is accepted, so "
       "that running jobs can\nfinish; a preallocated file in the state directory keeps 64 MiB for "
       "them.\n\n"
@@ -260,9 +281,7 @@ int main(int argc, char** argv) {
   app.add_option("--state-dir", options.state_directory,
                  "Where the database and the artifacts lie; created if missing");
   app.add_option("--listen", options.listen,
-                 "unix:PATH or 127.0.0.1:PORT (0 picks a free one); repeatable");
-  app.add_option("--token-file", options.token_file,
-                 "Token for TCP clients; default STATE_DIR/token");
+                 "unix:PATH or HOST:PORT (port 0 picks a free one); repeatable");
   app.add_option("--lease", options.lease_seconds,
                  "Seconds until the jobs of a silent worker are given to another")
       ->check(CLI::Range(1.0, 86400.0))
@@ -272,6 +291,7 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_flag("--die-with-parent", options.die_with_parent, "Stop when the starting process ends");
   std::function<int()> chosen;
+  bitrung::add_init_command(app, chosen);
   bitrung::add_backup_commands(app, chosen);
   try {
     app.parse(argc, argv);

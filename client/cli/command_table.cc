@@ -9,10 +9,12 @@ namespace {
 const OptionSpec kServer{.name = "--server",
                          .value = "ADDRESS",
                          .help = "server to use, unix:PATH or HOST:PORT (or BITRUNG_SERVER)"};
-const OptionSpec kTokenFile{
-    .name = "--token-file",
+const OptionSpec kLogin{
+    .name = "--login",
     .value = "FILE",
-    .help = "file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)",
+    .help =
+        "login file of mode 0600 for a server over TCP (or BITRUNG_LOGIN; default: the one "
+        "saved by \"bitrung login\")",
     .completes = Completes::kFile};
 const OptionSpec kStateDir{
     .name = "--state-dir",
@@ -58,7 +60,7 @@ const PositionalSpec kJobs{
 // Options of a command followed by those of the connection, which most commands share.
 std::vector<OptionSpec> with_connection(std::initializer_list<OptionSpec> options) {
   std::vector<OptionSpec> all(options);
-  all.insert(all.end(), {kServer, kTokenFile, kStateDir});
+  all.insert(all.end(), {kServer, kLogin, kStateDir});
   return all;
 }
 
@@ -98,7 +100,8 @@ std::vector<CommandSpec> make_table() {
        .summary = "hands an experiment file to a server and returns",
        .positionals = {kFile},
        .options = with_connection({kSet, kOutput}),
-       .examples = {{"bitrung submit bit-ladder.yaml --server 127.0.0.1:7410", ""}},
+       .examples = {{"bitrung submit bit-ladder.yaml", "to the server of \"bitrung login\""},
+                    {"bitrung submit bit-ladder.yaml --server unix:/srv/bitrung/server.sock", ""}},
        .function = submit_command},
       {.name = "list",
        .summary = "experiments, newest first",
@@ -293,6 +296,70 @@ std::vector<CommandSpec> make_table() {
            {{.name = "--off", .value = "", .help = "gives it jobs again"}, kOutput}),
        .examples = {{"bitrung drain a7", ""}, {"bitrung drain a7 --off", ""}},
        .function = drain_command},
+      {.name = "login",
+       .summary = "saves a login for a server, or shows whose it is",
+       .positionals = {{.name = "FILE",
+                        .help =
+                            "file that \"bitrung-server init\" or \"bitrung token create\" wrote",
+                        .required = false,
+                        .completes = Completes::kFile}},
+       .options = {kServer,
+                   {.name = "--forget", .value = "", .help = "removes the saved login"},
+                   kOutput},
+       .examples = {{"bitrung login anna.login", "commands then use that server by themselves"},
+                    {"bitrung login", "where and as whom"},
+                    {"bitrung login anna.login --server 127.0.0.1:7420", "through a tunnel"}},
+       .function = login_command},
+      {.name = "token",
+       .summary = "makes, lists and revokes the tokens of people (admins only)",
+       .positionals = {{.name = "ACTION",
+                        .help = "create makes one, list shows them, revoke ends one at once",
+                        .choices = {"create", "list", "revoke"}},
+                       {.name = "NAME",
+                        .help = "of who will have it; for revoke the ID of the token",
+                        .required = false}},
+       .options = with_connection(
+           {{.name = "--role",
+             .value = "ROLE",
+             .help = "viewer reads; submitter also submits, and cancels its own experiments "
+                     "(default); operator also those of others, and handles workers; admin also "
+                     "makes tokens",
+             .choices = {"viewer", "submitter", "operator", "admin"}},
+            {.name = "--days", .value = "N", .help = "valid so long, 1 to 366 (default 90)"},
+            {.name = "--out",
+             .value = "FILE",
+             .help = "where to write it, mode 0600 (default NAME.login)",
+             .completes = Completes::kFile},
+            kOutput}),
+       .examples = {{"bitrung token create anna", "writes anna.login, for \"bitrung login\""},
+                    {"bitrung token create ci --role viewer --days 30", ""},
+                    {"bitrung token list", ""},
+                    {"bitrung token revoke 9f86d081884c7d65", "by its ID"}},
+       .function = token_command},
+      {.name = "enrol",
+       .summary = "lets a worker in, once, or ends its access (operators only)",
+       .positionals = {{.name = "WORKER", .help = "name of the worker"}},
+       .options = with_connection(
+           {{.name = "--out",
+             .value = "FILE",
+             .help = "where to write the enrolment, mode 0600 (default WORKER.enrolment)",
+             .completes = Completes::kFile},
+            {.name = "--revoke", .value = "", .help = "ends the worker's certificates at once"},
+            kOutput}),
+       .examples = {{"bitrung enrol gpu1",
+                     "then there: bitrung-worker enrol gpu1.enrolment "
+                     "--state-dir DIR"},
+                    {"bitrung enrol gpu1 --revoke", ""}},
+       .function = enrol_command},
+      {.name = "audit",
+       .summary = "who changed what on the server, newest first (admins only)",
+       .positionals = {},
+       .options = with_connection(
+           {{.name = "--limit", .value = "N", .help = "at most N (default 50, 0 for all)"},
+            kOutput}),
+       .examples = {{"bitrung audit", ""},
+                    {"bitrung audit --limit 0 --output json > audit.json", "all of it"}},
+       .function = audit_command},
       {.name = "data",
        .summary = "fetches and checks data sets",
        .positionals = {{.name = "ACTION",
@@ -319,7 +386,7 @@ std::vector<CommandSpec> make_table() {
       {.name = "version",
        .summary = "version of the command line, and of the server if one is named",
        .positionals = {},
-       .options = {kServer, kTokenFile, kOutput},
+       .options = {kServer, kLogin, kOutput},
        .examples = {{"bitrung version", ""}},
        .function = version_command},
       {.name = "completion",

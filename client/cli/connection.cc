@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "bitrung/v1/access_service.grpc.pb.h"
 #include "bitrung/v1/artifact_service.grpc.pb.h"
 #include "bitrung/v1/experiment_service.grpc.pb.h"
 #include "bitrung/v1/fleet_service.grpc.pb.h"
@@ -22,7 +23,6 @@
 namespace bitrung::cli {
 namespace {
 
-constexpr std::size_t kTokenBytesMax = 16 * 1024;
 constexpr std::size_t kChunkBytes = 1 << 20;
 // Results of the largest experiment (100,000 jobs with their options) stay below this.
 constexpr int kMessageBytesMax = 1 << 30;
@@ -30,10 +30,17 @@ constexpr std::uint32_t kPageSize = 1000;
 // sun_path holds 108 bytes with the terminating zero.
 constexpr std::size_t kUnixPathBytesMax = 107;
 
+constexpr std::string_view kUnix = "unix:";
+
+// Of the next page, when so many of `limit` (0 for all) are there.
+std::uint32_t page_size(std::size_t limit, std::size_t have) {
+  if (limit == 0) return kPageSize;
+  return static_cast<std::uint32_t>(std::min<std::size_t>(limit - have, kPageSize));
+}
+
 absl::Status check_address(std::string_view address) {
   static constexpr std::string_view kRule =
       "an address is unix:PATH or HOST:PORT, e.g. unix:.bitrung/server.sock or 127.0.0.1:7410";
-  constexpr std::string_view kUnix = "unix:";
   if (address.starts_with(kUnix)) {
     const std::string_view path = address.substr(kUnix.size());
     if (path.empty()) return absl::InvalidArgumentError(fmt::format("\"{}\": {}", address, kRule));
@@ -83,6 +90,7 @@ void StreamStop::detach() {
 
 struct Connection::Stubs {
   std::shared_ptr<grpc::Channel> channel;
+  std::unique_ptr<v1::AccessService::Stub> access = v1::AccessService::NewStub(channel);
   std::unique_ptr<v1::ArtifactService::Stub> artifacts = v1::ArtifactService::NewStub(channel);
   std::unique_ptr<v1::ExperimentService::Stub> experiments =
       v1::ExperimentService::NewStub(channel);
@@ -96,9 +104,18 @@ Connection::Connection(std::string address, std::string token, std::unique_ptr<S
 
 Connection::~Connection() = default;
 
-absl::StatusOr<std::shared_ptr<Connection>> Connection::make(std::string_view address,
-                                                             std::string token) {
+absl::StatusOr<std::shared_ptr<Connection>> Connection::make(
+    std::string_view address, const std::optional<LoginFile>& login) {
   BITRUNG_RETURN_IF_ERROR(check_address(address));
+  const bool is_unix = address.starts_with(kUnix);
+  if (!is_unix && !login) {
+    return absl::UnauthenticatedError(fmt::format(
+        "the server at {} wants a login: \"bitrung login FILE\" with a file that an admin made, or "
+        "--login FILE",
+        address));
+  }
+  grpc::SslCredentialsOptions tls;
+  if (!is_unix) tls.pem_root_certs = login->authority_pem;
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMessageBytesMax);
   arguments.SetMaxSendMessageSize(kMessageBytesMax);
@@ -115,9 +132,10 @@ absl::StatusOr<std::shared_ptr<Connection>> Connection::make(std::string_view ad
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
   arguments.SetUserAgentPrefix("bitrung");
   auto stubs = std::unique_ptr<Stubs>(new Stubs{grpc::CreateCustomChannel(
-      std::string(address), grpc::InsecureChannelCredentials(), arguments)});
+      std::string(address),
+      is_unix ? grpc::InsecureChannelCredentials() : grpc::SslCredentials(tls), arguments)});
   return std::shared_ptr<Connection>(
-      new Connection(std::string(address), std::move(token), std::move(stubs)));
+      new Connection(std::string(address), is_unix ? "" : login->token, std::move(stubs)));
 }
 
 void Connection::prepare(grpc::ClientContext& context, std::chrono::milliseconds deadline) const {
@@ -140,8 +158,6 @@ absl::Status Connection::status_of(const grpc::Status& status) const {
   } else if (code == absl::StatusCode::kDeadlineExceeded) {
     text = fmt::format(
         "the server at {} did not answer in time; check that it runs and the address", address_);
-  } else if (code == absl::StatusCode::kUnauthenticated) {
-    text += "; give a token with --token-file FILE or BITRUNG_TOKEN_FILE";
   } else if (code == absl::StatusCode::kUnimplemented) {
     text = fmt::format(
         "the server at {} does not know this call; is it a bitrung-server of this version?",
@@ -207,9 +223,7 @@ absl::StatusOr<std::vector<v1::Experiment>> Connection::list_experiments(std::st
   v1::ListExperimentsRequest request;
   request.set_name(std::string(name));
   do {
-    request.set_page_size(limit == 0 ? kPageSize
-                                     : static_cast<std::uint32_t>(std::min<std::size_t>(
-                                           limit - experiments.size(), kPageSize)));
+    request.set_page_size(page_size(limit, experiments.size()));
     BITRUNG_ASSIGN_OR_RETURN(
         v1::ListExperimentsResponse response,
         call(*stubs_->experiments, &v1::ExperimentService::Stub::ListExperiments, request));
@@ -279,6 +293,59 @@ absl::StatusOr<v1::CompareResponse> Connection::compare(const v1::CompareRequest
 absl::StatusOr<v1::GetResultsResponse> Connection::get_results(
     const v1::GetResultsRequest& request) {
   return call(*stubs_->results, &v1::ResultsService::Stub::GetResults, request);
+}
+
+absl::StatusOr<v1::WhoAmIResponse> Connection::who_am_i() {
+  return call(*stubs_->access, &v1::AccessService::Stub::WhoAmI, v1::WhoAmIRequest(),
+              kProbeDeadline);
+}
+
+absl::StatusOr<v1::CreateTokenResponse> Connection::create_token(
+    const v1::CreateTokenRequest& request) {
+  return call(*stubs_->access, &v1::AccessService::Stub::CreateToken, request);
+}
+
+absl::StatusOr<std::vector<v1::Token>> Connection::list_tokens() {
+  BITRUNG_ASSIGN_OR_RETURN(
+      v1::ListTokensResponse response,
+      call(*stubs_->access, &v1::AccessService::Stub::ListTokens, v1::ListTokensRequest()));
+  return std::vector<v1::Token>(std::make_move_iterator(response.mutable_tokens()->begin()),
+                                std::make_move_iterator(response.mutable_tokens()->end()));
+}
+
+absl::StatusOr<v1::Token> Connection::revoke_token(std::string_view id) {
+  v1::RevokeTokenRequest request;
+  request.set_id(std::string(id));
+  BITRUNG_ASSIGN_OR_RETURN(v1::RevokeTokenResponse response,
+                           call(*stubs_->access, &v1::AccessService::Stub::RevokeToken, request));
+  return std::move(*response.mutable_token());
+}
+
+absl::StatusOr<v1::CreateEnrolmentResponse> Connection::create_enrolment(std::string_view worker) {
+  v1::CreateEnrolmentRequest request;
+  request.set_worker(std::string(worker));
+  return call(*stubs_->access, &v1::AccessService::Stub::CreateEnrolment, request);
+}
+
+absl::StatusOr<std::uint32_t> Connection::revoke_worker(std::string_view worker) {
+  v1::RevokeWorkerRequest request;
+  request.set_worker(std::string(worker));
+  BITRUNG_ASSIGN_OR_RETURN(const v1::RevokeWorkerResponse response,
+                           call(*stubs_->access, &v1::AccessService::Stub::RevokeWorker, request));
+  return response.revoked();
+}
+
+absl::StatusOr<std::vector<v1::AuditEntry>> Connection::list_audit(std::size_t limit) {
+  std::vector<v1::AuditEntry> entries;
+  v1::ListAuditRequest request;
+  do {
+    request.set_page_size(page_size(limit, entries.size()));
+    BITRUNG_ASSIGN_OR_RETURN(v1::ListAuditResponse response,
+                             call(*stubs_->access, &v1::AccessService::Stub::ListAudit, request));
+    for (v1::AuditEntry& entry : *response.mutable_entries()) entries.push_back(std::move(entry));
+    request.set_page_token(response.next_page_token());
+  } while (!request.page_token().empty() && (limit == 0 || entries.size() < limit));
+  return entries;
 }
 
 absl::StatusOr<std::vector<v1::Worker>> Connection::list_workers() {
@@ -396,33 +463,6 @@ absl::Status Connection::download(const Digest& digest, const std::filesystem::p
   }
   if (::fsync(fd.get()) != 0) return local_error(errno_status("sync", file, errno));
   return absl::OkStatus();
-}
-
-absl::StatusOr<std::string> read_token_file(const std::filesystem::path& file) {
-  const FileDescriptor fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd.valid()) return local_error(errno_status("open token file", file, errno));
-  struct stat info {};
-  if (::fstat(fd.get(), &info) != 0) {
-    return local_error(errno_status("stat token file", file, errno));
-  }
-  if ((info.st_mode & 077U) != 0) {
-    return absl::PermissionDeniedError(fmt::format(
-        "token file {} has mode {:04o}, others may use it; the mode must be 0600: chmod 600 {}",
-        file.string(), info.st_mode & 07777U, file.string()));
-  }
-  const absl::StatusOr<std::string> content = read_file(file, kTokenBytesMax);
-  if (!content.ok()) return local_error(content.status());
-  const auto is_space = [](char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; };
-  const auto begin = std::ranges::find_if_not(*content, is_space);
-  const auto end = std::find_if_not(content->rbegin(), content->rend(), is_space).base();
-  std::string token = begin < end ? std::string(begin, end) : std::string();
-  const bool plain = std::ranges::all_of(token, [](char c) { return c > 0x20 && c < 0x7F; });
-  if (token.empty() || !plain) {
-    return absl::InvalidArgumentError(
-        fmt::format("token file {} {}; it holds one token and nothing else", file.string(),
-                    token.empty() ? "is empty" : "has characters no token has"));
-  }
-  return token;
 }
 
 }  // namespace bitrung::cli

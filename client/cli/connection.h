@@ -11,17 +11,20 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "bitrung/v1/access_service.pb.h"
 #include "bitrung/v1/experiment_service.pb.h"
 #include "bitrung/v1/fleet_service.pb.h"
 #include "bitrung/v1/job_service.pb.h"
 #include "bitrung/v1/results_service.pb.h"
 #include "db/base/digest.h"
+#include "db/base/login_file.h"
 
 namespace grpc {
 class ClientContext;
@@ -52,10 +55,11 @@ class StreamStop {
 
 class Connection {
  public:
-  // `address` is unix:PATH or HOST:PORT; anything else is INVALID_ARGUMENT. Does not wait for an
-  // answer.
+  // `address` is unix:PATH or HOST:PORT; anything else is INVALID_ARGUMENT. HOST:PORT is TLS and
+  // wants a login (UNAUTHENTICATED without): the server must have a certificate of its authority.
+  // Does not wait for an answer.
   static absl::StatusOr<std::shared_ptr<Connection>> make(std::string_view address,
-                                                          std::string token);
+                                                          const std::optional<LoginFile>& login);
   ~Connection();
 
   const std::string& address() const { return address_; }
@@ -81,6 +85,16 @@ class Connection {
   absl::StatusOr<v1::GetResultsResponse> get_results(const v1::GetResultsRequest& request);
   absl::StatusOr<v1::GetReportResponse> get_report(const v1::JobReference& job);
   absl::StatusOr<v1::CompareResponse> compare(const v1::CompareRequest& request);
+
+  absl::StatusOr<v1::WhoAmIResponse> who_am_i();
+  absl::StatusOr<v1::CreateTokenResponse> create_token(const v1::CreateTokenRequest& request);
+  absl::StatusOr<std::vector<v1::Token>> list_tokens();
+  absl::StatusOr<v1::Token> revoke_token(std::string_view id);
+  absl::StatusOr<v1::CreateEnrolmentResponse> create_enrolment(std::string_view worker);
+  // How many certificates ended.
+  absl::StatusOr<std::uint32_t> revoke_worker(std::string_view worker);
+  // Newest first; at most `limit`, 0 for all.
+  absl::StatusOr<std::vector<v1::AuditEntry>> list_audit(std::size_t limit);
 
   absl::StatusOr<std::vector<v1::Worker>> list_workers();
   absl::StatusOr<v1::Worker> drain(std::string_view worker, bool drain);
@@ -119,9 +133,5 @@ class Connection {
   const std::string token_;
   const std::unique_ptr<Stubs> stubs_;
 };
-
-// The bearer token in the file, without surrounding white space. Refuses a file that others may
-// read, an empty one and one of more than 16 KiB.
-absl::StatusOr<std::string> read_token_file(const std::filesystem::path& file);
 
 }  // namespace bitrung::cli

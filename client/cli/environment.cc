@@ -33,6 +33,13 @@ std::filesystem::path default_data_directory() {
   return home() / ".cache" / "bitrung";
 }
 
+std::filesystem::path user_config_directory() {
+  if (const auto config = environment("XDG_CONFIG_HOME")) {
+    return std::filesystem::path(*config) / "bitrung";
+  }
+  return home() / ".config" / "bitrung";
+}
+
 std::filesystem::path user_state_directory() {
   if (const auto state = environment("XDG_STATE_HOME")) {
     return std::filesystem::path(*state) / "bitrung";

@@ -17,6 +17,9 @@ std::int64_t wall_clock_ms();
 // $BITRUNG_DATA_DIR, else $XDG_CACHE_HOME/bitrung, else ~/.cache/bitrung.
 std::filesystem::path default_data_directory();
 
+// $XDG_CONFIG_HOME/bitrung, else ~/.config/bitrung.
+std::filesystem::path user_config_directory();
+
 // $XDG_STATE_HOME/bitrung, else ~/.local/state/bitrung.
 std::filesystem::path user_state_directory();
 

@@ -72,6 +72,7 @@ Json experiment_json(const v1::Experiment& experiment) {
   json["experiment"] = experiment.name();
   json["state"] = state_name(experiment.state());
   json["submitted_at_ms"] = experiment.submitted_at_ms();
+  json["submitted_by"] = experiment.submitted_by();
   json["finished_at_ms"] = time_or_null(experiment.finished_at_ms());
   json["job_count"] = experiment.job_count();
   json["cached_count"] = experiment.cached_count();

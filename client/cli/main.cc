@@ -5,8 +5,10 @@
 #include <iostream>
 
 #include "client/cli/cli.h"
+#include "db/base/tls13.h"
 
 int main(int argc, char** argv) {
+  bitrung::require_tls13();
   // Commands that wait for something handle signals in their loop; for the others an interrupt ends
   // the program with the code that says so. Private programs die with it.
   std::signal(SIGINT, [](int) { _exit(static_cast<int>(bitrung::cli::ExitCode::kInterrupted)); });

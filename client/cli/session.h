@@ -1,8 +1,9 @@
 // Which server a command talks to, and for how long that server lives.
 //
-// --server (or BITRUNG_SERVER) wins. Otherwise the state directory decides: its socket if somebody
-// answers there, else a private server for the duration of the command if the directory holds a
-// database, else nothing. Main thread only.
+// --server or --login (or BITRUNG_SERVER, BITRUNG_LOGIN) wins. Otherwise the state directory
+// decides, if one was named or one is there: its socket if somebody answers there, else a private
+// server for the duration of the command if the directory holds a database. Otherwise the saved
+// login names the server, else there is none. Main thread only.
 #pragma once
 
 #include <filesystem>
@@ -17,17 +18,22 @@
 #include "client/cli/connection.h"
 #include "client/cli/signals.h"
 #include "client/cli/state_directory.h"
+#include "db/base/login_file.h"
 
 namespace bitrung::cli {
 
 struct ServerChoice {
   std::optional<std::string> address;  // Set when a server is named.
-  std::string token;
+  std::optional<LoginFile> login;      // For a server over TLS.
   StateDirectory state_directory;
 };
 
-// From the options and the environment; reads the token file.
-absl::StatusOr<ServerChoice> choose_server(const Arguments& arguments);
+// Whether a saved login may choose the server where nothing names one.
+enum class SavedLogin { kMayChoose, kMayNotChoose };
+
+// From the options, the environment and what is there; reads the login file.
+absl::StatusOr<ServerChoice> choose_server(const Arguments& arguments,
+                                           SavedLogin saved = SavedLogin::kMayChoose);
 
 class Session {
  public:

@@ -404,7 +404,8 @@ absl::Status Engine::record(NewExperiment experiment, const Reply<SubmitAnswer>&
                                 .graph_sha256 = experiment.graph_sha256,
                                 .source_yaml = std::move(experiment.source_yaml),
                                 .submitted_at_ms = clock_.now().wall_ms,
-                                .finished_at_ms = 0}));
+                                .finished_at_ms = 0,
+                                .submitted_by = std::move(experiment.submitted_by)}));
   std::int64_t next = number(add.first_job);
   for (db::JobSpecRow& row : experiment.rows) {
     row.id = JobId{next++};

@@ -79,6 +79,7 @@ struct NewExperiment {
   std::string request_id;
   std::string name;
   std::string source_yaml;
+  std::string submitted_by;
   Digest request_sha256;
   Digest graph_sha256;
   bool join_active = false;

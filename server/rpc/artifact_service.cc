@@ -16,6 +16,10 @@
 namespace bitrung::rpc {
 namespace {
 
+constexpr std::string_view kUploadArtifact = "bitrung.v1.ArtifactService/UploadArtifact";
+constexpr std::string_view kDownloadArtifact = "bitrung.v1.ArtifactService/DownloadArtifact";
+constexpr std::string_view kGetArtifact = "bitrung.v1.ArtifactService/GetArtifact";
+
 constexpr std::size_t kChunkBytesMax = std::size_t{1} << 20;
 
 class UploadStream final : public grpc::ServerReadReactor<v1::UploadArtifactRequest> {
@@ -85,9 +89,9 @@ class RefusedUpload final : public grpc::ServerReadReactor<v1::UploadArtifactReq
 
 class DownloadStream final : public PullStream<v1::DownloadArtifactResponse> {
  public:
-  DownloadStream(const Context& context, FileDescriptor file, std::uint64_t size,
-                 std::uint64_t offset)
-      : PullStream(context.pool), file_(std::move(file)), size_(size), offset_(offset) {}
+  DownloadStream(const Context& context, const auth::Caller& caller, FileDescriptor file,
+                 std::uint64_t size, std::uint64_t offset)
+      : PullStream(context.pool, caller), file_(std::move(file)), size_(size), offset_(offset) {}
 
  private:
   Next produce(v1::DownloadArtifactResponse& message, grpc::Status& end) override {
@@ -118,17 +122,18 @@ class ArtifactServiceImpl final : public v1::ArtifactService::CallbackService {
 
   grpc::ServerReadReactor<v1::UploadArtifactRequest>* UploadArtifact(
       grpc::CallbackServerContext* call, v1::UploadArtifactResponse* response) override {
-    if (const grpc::Status status = context_.authority.check(*call); !status.ok())
-      return new RefusedUpload(status);
+    const auto caller = context_.authority.admit(*call, kUploadArtifact);
+    if (!caller.ok()) return new RefusedUpload(to_grpc(caller.status()));
     return new UploadStream(context_, response);
   }
 
   grpc::ServerWriteReactor<v1::DownloadArtifactResponse>* DownloadArtifact(
       grpc::CallbackServerContext* call, const v1::DownloadArtifactRequest* request) override {
-    if (const grpc::Status status = context_.authority.check(*call); !status.ok()) {
-      return new RefusedStream<v1::DownloadArtifactResponse>(status);
+    const auto caller = context_.authority.admit(*call, kDownloadArtifact);
+    if (!caller.ok()) {
+      return new RefusedStream<v1::DownloadArtifactResponse>(to_grpc(caller.status()));
     }
-    auto stream = open(*request);
+    auto stream = open(*caller, *request);
     if (!stream.ok())
       return new RefusedStream<v1::DownloadArtifactResponse>(to_grpc(stream.status()));
     (*stream)->wake();
@@ -138,7 +143,7 @@ class ArtifactServiceImpl final : public v1::ArtifactService::CallbackService {
   grpc::ServerUnaryReactor* GetArtifact(grpc::CallbackServerContext* call,
                                         const v1::GetArtifactRequest* request,
                                         v1::GetArtifactResponse* response) override {
-    return answer_now(context_, call, [this, request, response]() -> absl::Status {
+    return answer_now(context_, {call, kGetArtifact}, [this, request, response]() -> absl::Status {
       BITRUNG_ASSIGN_OR_RETURN(const Digest digest, parse_digest(request->sha256(), "sha256"));
       if (const auto size = context_.artifacts.size(digest); size.ok()) {
         response->set_complete(true);
@@ -151,7 +156,8 @@ class ArtifactServiceImpl final : public v1::ArtifactService::CallbackService {
   }
 
  private:
-  absl::StatusOr<DownloadStream*> open(const v1::DownloadArtifactRequest& request) {
+  absl::StatusOr<DownloadStream*> open(const auth::Caller& caller,
+                                       const v1::DownloadArtifactRequest& request) {
     BITRUNG_ASSIGN_OR_RETURN(const Digest digest, parse_digest(request.sha256(), "sha256"));
     BITRUNG_ASSIGN_OR_RETURN(const std::uint64_t size, context_.artifacts.size(digest));
     if (request.offset() > size) {
@@ -159,7 +165,7 @@ class ArtifactServiceImpl final : public v1::ArtifactService::CallbackService {
           fmt::format("offset {} is beyond the artifact's {} bytes", request.offset(), size));
     }
     BITRUNG_ASSIGN_OR_RETURN(FileDescriptor file, context_.artifacts.open_for_read(digest));
-    return new DownloadStream(context_, std::move(file), size, request.offset());
+    return new DownloadStream(context_, caller, std::move(file), size, request.offset());
   }
 
   const Context& context_;

@@ -4,6 +4,8 @@
 #include <concepts>
 #include <cstdint>
 #include <string>
+#include <string_view>
+#include <utility>
 
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/server_callback.h>
@@ -39,26 +41,42 @@ struct Context {
 // The codes of the two are the same numbers.
 grpc::Status to_grpc(const absl::Status& status);
 
-// A call answered on the spot, by reading: `answer` returns absl::Status.
-template <std::invocable Answer>
-grpc::ServerUnaryReactor* answer_now(const Context& context, grpc::CallbackServerContext* call,
-                                     Answer answer) {
-  grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
-  grpc::Status status = context.authority.check(*call);
-  if (status.ok()) status = to_grpc(answer());
-  reactor->Finish(status);
+// A call as it arrived: which method it is ("bitrung.v1.JobService/GetJob"), and for the audit log
+// what it is about.
+struct Call {
+  grpc::CallbackServerContext* context;
+  std::string_view method;
+  std::string subject = {};
+};
+
+// Calls `function`, with who asks if it wants to know.
+template <typename Function, typename... Arguments>
+absl::Status ask_as(const auth::Caller& caller, Function& function, Arguments&&... arguments) {
+  if constexpr (std::invocable<Function&, const auth::Caller&, Arguments...>) {
+    return function(caller, std::forward<Arguments>(arguments)...);
+  } else {
+    return function(std::forward<Arguments>(arguments)...);
+  }
+}
+
+// A call answered on the spot, by reading: `answer()` or `answer(caller)` returns absl::Status.
+template <typename Answer>
+grpc::ServerUnaryReactor* answer_now(const Context& context, const Call& call, Answer answer) {
+  grpc::ServerUnaryReactor* reactor = call.context->DefaultReactor();
+  const auto caller = context.authority.admit(*call.context, call.method, call.subject);
+  reactor->Finish(to_grpc(caller.ok() ? ask_as(*caller, answer) : caller.status()));
   return reactor;
 }
 
-// A call answered later, by the engine: `ask(reactor)` must see to it that Finish is called once. A
-// status that is not OK ends the call at once, and then nothing may have been asked.
-template <std::invocable<grpc::ServerUnaryReactor*> Ask>
-grpc::ServerUnaryReactor* answer_later(const Context& context, grpc::CallbackServerContext* call,
-                                       Ask ask) {
-  grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
-  grpc::Status status = context.authority.check(*call);
-  if (status.ok()) status = to_grpc(ask(reactor));
-  if (!status.ok()) reactor->Finish(status);
+// A call answered later, by the engine: `ask(reactor)` or `ask(caller, reactor)` must see to it
+// that Finish is called once. A status that is not OK ends the call at once, and then nothing may
+// have been asked.
+template <typename Ask>
+grpc::ServerUnaryReactor* answer_later(const Context& context, const Call& call, Ask ask) {
+  grpc::ServerUnaryReactor* reactor = call.context->DefaultReactor();
+  const auto caller = context.authority.admit(*call.context, call.method, call.subject);
+  const absl::Status status = caller.ok() ? ask_as(*caller, ask, reactor) : caller.status();
+  if (!status.ok()) reactor->Finish(to_grpc(status));
   return reactor;
 }
 

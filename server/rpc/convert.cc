@@ -241,6 +241,7 @@ absl::StatusOr<v1::Experiment> experiment_view(const Context& context,
   experiment.set_name(row.name);
   experiment.set_state(to_proto(experiment_state(counts)));
   experiment.set_submitted_at_ms(row.submitted_at_ms);
+  experiment.set_submitted_by(row.submitted_by);
   experiment.set_finished_at_ms(row.finished_at_ms);
   for (const auto& [state, count] : counts.jobs_by_state) {
     (*experiment.mutable_jobs_by_state())[std::string(name(state))] = count;

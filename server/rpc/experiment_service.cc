@@ -26,6 +26,16 @@
 namespace bitrung::rpc {
 namespace {
 
+constexpr std::string_view kSubmitExperiment = "bitrung.v1.ExperimentService/SubmitExperiment";
+constexpr std::string_view kPlanExperiment = "bitrung.v1.ExperimentService/PlanExperiment";
+constexpr std::string_view kGetExperiment = "bitrung.v1.ExperimentService/GetExperiment";
+constexpr std::string_view kListExperiments = "bitrung.v1.ExperimentService/ListExperiments";
+constexpr std::string_view kWatchExperiment = "bitrung.v1.ExperimentService/WatchExperiment";
+constexpr std::string_view kCancelExperiment = "bitrung.v1.ExperimentService/CancelExperiment";
+constexpr std::string_view kRetryExperiment = "bitrung.v1.ExperimentService/RetryExperiment";
+
+using Names = google::protobuf::RepeatedPtrField<std::string>;
+
 constexpr std::size_t kJobsPerMessageMax = 500;
 
 // A request of this size leaves much memory behind in small pieces, which the allocator keeps.
@@ -36,8 +46,12 @@ constexpr std::chrono::seconds kTrimDelay{1};
 // Streams changed jobs from a cursor on, and progress as it comes. Ends with the experiment.
 class ExperimentWatch final : public PullStream<v1::WatchExperimentResponse> {
  public:
-  ExperimentWatch(const Context& context, ExperimentId experiment, std::int64_t cursor)
-      : PullStream(context.pool), context_(context), experiment_(experiment), cursor_(cursor) {
+  ExperimentWatch(const Context& context, const auth::Caller& caller, ExperimentId experiment,
+                  std::int64_t cursor)
+      : PullStream(context.pool, caller),
+        context_(context),
+        experiment_(experiment),
+        cursor_(cursor) {
     subscription_ = context.publisher.subscribe(
         experiment, {.on_jobs = [this] { wake(); },
                      .on_progress =
@@ -113,6 +127,11 @@ class ExperimentWatch final : public PullStream<v1::WatchExperimentResponse> {
   std::unordered_set<std::int64_t> progressed_;
 };
 
+// For the audit log.
+std::string subject_of(const std::string& experiment, const Names& jobs) {
+  return jobs.empty() ? experiment : fmt::format("{}: {}", experiment, fmt::join(jobs, ", "));
+}
+
 class ExperimentServiceImpl final : public v1::ExperimentService::CallbackService {
  public:
   explicit ExperimentServiceImpl(const Context& context)
@@ -122,9 +141,11 @@ class ExperimentServiceImpl final : public v1::ExperimentService::CallbackServic
                                              const v1::SubmitExperimentRequest* request,
                                              v1::SubmitExperimentResponse* response) override {
     return answer_later(
-        context_, call,
-        [this, request, response](grpc::ServerUnaryReactor* reactor) -> absl::Status {
+        context_, {call, kSubmitExperiment, request->name()},
+        [this, request, response](const auth::Caller& caller,
+                                  grpc::ServerUnaryReactor* reactor) -> absl::Status {
           BITRUNG_ASSIGN_OR_RETURN(engine::NewExperiment experiment, convert_submit(*request));
+          experiment.submitted_by = caller.name();
           for (const core::NewJob& node : experiment.nodes) {
             for (const core::NewJob::Input& input : node.inputs) {
               if (input.artifact && !context_.artifacts.contains(*input.artifact)) {
@@ -150,55 +171,58 @@ class ExperimentServiceImpl final : public v1::ExperimentService::CallbackServic
   grpc::ServerUnaryReactor* PlanExperiment(grpc::CallbackServerContext* call,
                                            const v1::PlanExperimentRequest* request,
                                            v1::PlanExperimentResponse* response) override {
-    return answer_now(context_, call, [this, request, response]() -> absl::Status {
-      BITRUNG_ASSIGN_OR_RETURN(const engine::NewExperiment experiment,
-                               convert_graph(request->jobs()));
-      const absl::Status status = plan(context_.reader, experiment, *response);
-      trim_after(request->ByteSizeLong());
-      return status;
-    });
+    return answer_now(context_, {call, kPlanExperiment},
+                      [this, request, response]() -> absl::Status {
+                        BITRUNG_ASSIGN_OR_RETURN(const engine::NewExperiment experiment,
+                                                 convert_graph(request->jobs()));
+                        const absl::Status status = plan(context_.reader, experiment, *response);
+                        trim_after(request->ByteSizeLong());
+                        return status;
+                      });
   }
 
   grpc::ServerUnaryReactor* GetExperiment(grpc::CallbackServerContext* call,
                                           const v1::GetExperimentRequest* request,
                                           v1::GetExperimentResponse* response) override {
-    return answer_now(context_, call, [this, request, response]() -> absl::Status {
-      BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow row,
-                               context_.reader.experiment(request->experiment()));
-      BITRUNG_ASSIGN_OR_RETURN(*response->mutable_experiment(), experiment_view(context_, row));
-      response->set_source_yaml(row.source_yaml);
-      response->set_graph_sha256(row.graph_sha256.hex());
-      return absl::OkStatus();
-    });
+    return answer_now(
+        context_, {call, kGetExperiment}, [this, request, response]() -> absl::Status {
+          BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow row,
+                                   context_.reader.experiment(request->experiment()));
+          BITRUNG_ASSIGN_OR_RETURN(*response->mutable_experiment(), experiment_view(context_, row));
+          response->set_source_yaml(row.source_yaml);
+          response->set_graph_sha256(row.graph_sha256.hex());
+          return absl::OkStatus();
+        });
   }
 
   grpc::ServerUnaryReactor* ListExperiments(grpc::CallbackServerContext* call,
                                             const v1::ListExperimentsRequest* request,
                                             v1::ListExperimentsResponse* response) override {
-    return answer_now(context_, call, [this, request, response]() -> absl::Status {
-      BITRUNG_ASSIGN_OR_RETURN(const Page page,
-                               parse_page(request->page_size(), request->page_token()));
-      BITRUNG_ASSIGN_OR_RETURN(
-          auto rows, context_.reader.experiments(page.size + 1, page.position, request->name()));
-      if (rows.size() > page.size) {
-        rows.resize(page.size);
-        response->set_next_page_token(page_token(number(rows.back().id)));
-      }
-      for (const db::ExperimentRow& row : rows) {
-        BITRUNG_ASSIGN_OR_RETURN(*response->add_experiments(), experiment_view(context_, row));
-      }
-      return absl::OkStatus();
-    });
+    return answer_now(
+        context_, {call, kListExperiments}, [this, request, response]() -> absl::Status {
+          BITRUNG_ASSIGN_OR_RETURN(const Page page,
+                                   parse_page(request->page_size(), request->page_token()));
+          BITRUNG_ASSIGN_OR_RETURN(auto rows, context_.reader.experiments(
+                                                  page.size + 1, page.position, request->name()));
+          if (rows.size() > page.size) {
+            rows.resize(page.size);
+            response->set_next_page_token(page_token(number(rows.back().id)));
+          }
+          for (const db::ExperimentRow& row : rows) {
+            BITRUNG_ASSIGN_OR_RETURN(*response->add_experiments(), experiment_view(context_, row));
+          }
+          return absl::OkStatus();
+        });
   }
 
   grpc::ServerWriteReactor<v1::WatchExperimentResponse>* WatchExperiment(
       grpc::CallbackServerContext* call, const v1::WatchExperimentRequest* request) override {
     using Refused = RefusedStream<v1::WatchExperimentResponse>;
-    if (const grpc::Status status = context_.authority.check(*call); !status.ok())
-      return new Refused(status);
+    const auto caller = context_.authority.admit(*call, kWatchExperiment);
+    if (!caller.ok()) return new Refused(to_grpc(caller.status()));
     const auto row = context_.reader.experiment(request->experiment());
     if (!row.ok()) return new Refused(to_grpc(row.status()));
-    auto* watch = new ExperimentWatch(context_, row->id, request->cursor());
+    auto* watch = new ExperimentWatch(context_, *caller, row->id, request->cursor());
     watch->wake();
     return watch;
   }
@@ -207,10 +231,11 @@ class ExperimentServiceImpl final : public v1::ExperimentService::CallbackServic
                                              const v1::CancelExperimentRequest* request,
                                              v1::CancelExperimentResponse* response) override {
     return answer_later(
-        context_, call,
-        [this, request, response](grpc::ServerUnaryReactor* reactor) -> absl::Status {
+        context_, {call, kCancelExperiment, subject_of(request->experiment(), request->jobs())},
+        [this, request, response](const auth::Caller& caller,
+                                  grpc::ServerUnaryReactor* reactor) -> absl::Status {
           BITRUNG_ASSIGN_OR_RETURN(std::vector<JobId> jobs,
-                                   find_jobs(request->experiment(), request->jobs()));
+                                   find_jobs(caller, request->experiment(), request->jobs()));
           context_.engine.cancel(std::move(jobs),
                                  [response, reactor](const absl::StatusOr<std::uint32_t>& changed) {
                                    if (changed.ok()) response->set_changed(*changed);
@@ -224,10 +249,11 @@ class ExperimentServiceImpl final : public v1::ExperimentService::CallbackServic
                                             const v1::RetryExperimentRequest* request,
                                             v1::RetryExperimentResponse* response) override {
     return answer_later(
-        context_, call,
-        [this, request, response](grpc::ServerUnaryReactor* reactor) -> absl::Status {
+        context_, {call, kRetryExperiment, subject_of(request->experiment(), request->jobs())},
+        [this, request, response](const auth::Caller& caller,
+                                  grpc::ServerUnaryReactor* reactor) -> absl::Status {
           BITRUNG_ASSIGN_OR_RETURN(std::vector<JobId> jobs,
-                                   find_jobs(request->experiment(), request->jobs()));
+                                   find_jobs(caller, request->experiment(), request->jobs()));
           context_.engine.retry(std::move(jobs),
                                 [response, reactor](const absl::StatusOr<std::uint32_t>& changed) {
                                   if (changed.ok()) response->set_changed(*changed);
@@ -265,11 +291,17 @@ class ExperimentServiceImpl final : public v1::ExperimentService::CallbackServic
     return absl::OkStatus();
   }
 
-  // The named jobs, or all of the experiment.
-  absl::StatusOr<std::vector<JobId>> find_jobs(
-      const std::string& experiment,
-      const google::protobuf::RepeatedPtrField<std::string>& names) const {
+  // The named jobs, or all of the experiment, if the caller may change it.
+  absl::StatusOr<std::vector<JobId>> find_jobs(const auth::Caller& caller,
+                                               const std::string& experiment,
+                                               const Names& names) const {
     BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow row, context_.reader.experiment(experiment));
+    if (row.submitted_by != caller.name() && !caller.may(auth::Role::kOperator)) {
+      return absl::PermissionDeniedError(fmt::format(
+          "experiment {} was submitted by {}; {} may change only experiments of the same name, an "
+          "operator all",
+          row.name, row.submitted_by.empty() ? "somebody else" : row.submitted_by, caller.name()));
+    }
     std::vector<JobId> jobs;
     for (const std::string& job_name : names) {
       BITRUNG_ASSIGN_OR_RETURN(const db::JobRow job, context_.reader.job(row.id, job_name));

@@ -13,6 +13,10 @@
 namespace bitrung::rpc {
 namespace {
 
+constexpr std::string_view kListWorkers = "bitrung.v1.FleetService/ListWorkers";
+constexpr std::string_view kDrainWorker = "bitrung.v1.FleetService/DrainWorker";
+constexpr std::string_view kGetServer = "bitrung.v1.FleetService/GetServer";
+
 absl::Status worker_view(const Context& context, const core::WorkerInfo& info, v1::Worker& out) {
   to_proto(info, out);
   for (const core::AttemptKey& key : info.attempts) {
@@ -31,26 +35,30 @@ class FleetServiceImpl final : public v1::FleetService::CallbackService {
   grpc::ServerUnaryReactor* ListWorkers(grpc::CallbackServerContext* call,
                                         const v1::ListWorkersRequest*,
                                         v1::ListWorkersResponse* response) override {
-    return answer_later(context_, call, [this, response](grpc::ServerUnaryReactor* reactor) {
-      context_.engine.workers(
-          [this, response, reactor](absl::StatusOr<std::vector<core::WorkerInfo>> workers) {
-            absl::Status status = workers.status();
-            if (status.ok()) {
-              std::ranges::sort(*workers, {}, &core::WorkerInfo::name);
-              for (const core::WorkerInfo& info : *workers)
-                status.Update(worker_view(context_, info, *response->add_workers()));
-            }
-            reactor->Finish(to_grpc(status));
-          });
-      return absl::OkStatus();
-    });
+    return answer_later(
+        context_, {call, kListWorkers}, [this, response](grpc::ServerUnaryReactor* reactor) {
+          context_.engine.workers(
+              [this, response, reactor](absl::StatusOr<std::vector<core::WorkerInfo>> workers) {
+                absl::Status status = workers.status();
+                if (status.ok()) {
+                  std::ranges::sort(*workers, {}, &core::WorkerInfo::name);
+                  for (const core::WorkerInfo& info : *workers)
+                    status.Update(worker_view(context_, info, *response->add_workers()));
+                }
+                reactor->Finish(to_grpc(status));
+              });
+          return absl::OkStatus();
+        });
   }
 
   grpc::ServerUnaryReactor* DrainWorker(grpc::CallbackServerContext* call,
                                         const v1::DrainWorkerRequest* request,
                                         v1::DrainWorkerResponse* response) override {
     return answer_later(
-        context_, call, [this, request, response](grpc::ServerUnaryReactor* reactor) {
+        context_,
+        {call, kDrainWorker,
+         fmt::format("{} {}", request->worker(), request->drain() ? "on" : "off")},
+        [this, request, response](grpc::ServerUnaryReactor* reactor) {
           context_.engine.drain(
               request->worker(), request->drain(),
               [this, response, reactor](const absl::StatusOr<core::WorkerInfo>& worker) {
@@ -66,7 +74,7 @@ class FleetServiceImpl final : public v1::FleetService::CallbackService {
   grpc::ServerUnaryReactor* GetServer(grpc::CallbackServerContext* call,
                                       const v1::GetServerRequest*,
                                       v1::GetServerResponse* response) override {
-    return answer_now(context_, call, [this, response] {
+    return answer_now(context_, {call, kGetServer}, [this, response] {
       response->set_version(context_.version);
       response->set_term(context_.term);
       response->set_pid(::getpid());

@@ -20,6 +20,14 @@
 namespace bitrung::rpc {
 namespace {
 
+constexpr std::string_view kGetJob = "bitrung.v1.JobService/GetJob";
+constexpr std::string_view kGetReport = "bitrung.v1.JobService/GetReport";
+constexpr std::string_view kListJobs = "bitrung.v1.JobService/ListJobs";
+constexpr std::string_view kExplainJob = "bitrung.v1.JobService/ExplainJob";
+constexpr std::string_view kStreamLogs = "bitrung.v1.JobService/StreamLogs";
+constexpr std::string_view kGetSeries = "bitrung.v1.JobService/GetSeries";
+constexpr std::string_view kWatchSeries = "bitrung.v1.JobService/WatchSeries";
+
 constexpr std::size_t kLinesPerMessageMax = 1000;
 constexpr int kJobsPerSeriesCallMax = 1000;
 constexpr std::uint32_t kBucketsDefault = 1000;
@@ -30,9 +38,9 @@ constexpr std::size_t kPointsQueuedMax = 10'000;
 
 class LogStream final : public PullStream<v1::StreamLogsResponse> {
  public:
-  LogStream(const Context& context, const db::JobRow& job, const v1::StreamLogsRequest& request,
-            std::uint64_t skip)
-      : PullStream(context.pool),
+  LogStream(const Context& context, const auth::Caller& caller, const db::JobRow& job,
+            const v1::StreamLogsRequest& request, std::uint64_t skip)
+      : PullStream(context.pool, caller),
         context_(context),
         job_(job.spec.id),
         only_attempt_(request.attempt()),
@@ -101,8 +109,9 @@ class LogStream final : public PullStream<v1::StreamLogsResponse> {
 
 class SeriesWatch final : public PullStream<v1::WatchSeriesResponse> {
  public:
-  SeriesWatch(const Context& context, const db::JobRow& job, const v1::WatchSeriesRequest& request)
-      : PullStream(context.pool),
+  SeriesWatch(const Context& context, const auth::Caller& caller, const db::JobRow& job,
+              const v1::WatchSeriesRequest& request)
+      : PullStream(context.pool, caller),
         context_(context),
         job_(job.spec.id),
         names_(request.names().begin(), request.names().end()) {
@@ -171,7 +180,7 @@ class JobServiceImpl final : public v1::JobService::CallbackService {
   grpc::ServerUnaryReactor* GetJob(grpc::CallbackServerContext* call,
                                    const v1::GetJobRequest* request,
                                    v1::GetJobResponse* response) override {
-    return answer_now(context_, call, [this, request, response]() -> absl::Status {
+    return answer_now(context_, {call, kGetJob}, [this, request, response]() -> absl::Status {
       BITRUNG_ASSIGN_OR_RETURN(const db::JobRow row, find_job(context_, request->job()));
       BITRUNG_ASSIGN_OR_RETURN(*response->mutable_job(), job_view(context_, row));
       BITRUNG_ASSIGN_OR_RETURN(const auto attempts, context_.reader.attempts(row.spec.id));
@@ -184,7 +193,7 @@ class JobServiceImpl final : public v1::JobService::CallbackService {
   grpc::ServerUnaryReactor* GetReport(grpc::CallbackServerContext* call,
                                       const v1::GetReportRequest* request,
                                       v1::GetReportResponse* response) override {
-    return answer_now(context_, call, [this, request, response]() -> absl::Status {
+    return answer_now(context_, {call, kGetReport}, [this, request, response]() -> absl::Status {
       BITRUNG_ASSIGN_OR_RETURN(const db::JobRow row, find_job(context_, request->job()));
       BITRUNG_ASSIGN_OR_RETURN(*response->mutable_report_json(), report_of(context_, row));
       BITRUNG_ASSIGN_OR_RETURN(*response->mutable_job(), job_view(context_, row));
@@ -195,7 +204,7 @@ class JobServiceImpl final : public v1::JobService::CallbackService {
   grpc::ServerUnaryReactor* ListJobs(grpc::CallbackServerContext* call,
                                      const v1::ListJobsRequest* request,
                                      v1::ListJobsResponse* response) override {
-    return answer_now(context_, call, [this, request, response]() -> absl::Status {
+    return answer_now(context_, {call, kListJobs}, [this, request, response]() -> absl::Status {
       BITRUNG_ASSIGN_OR_RETURN(const Page page,
                                parse_page(request->page_size(), request->page_token()));
       BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow experiment,
@@ -217,7 +226,7 @@ class JobServiceImpl final : public v1::JobService::CallbackService {
                                        const v1::ExplainJobRequest* request,
                                        v1::ExplainJobResponse* response) override {
     return answer_later(
-        context_, call,
+        context_, {call, kExplainJob},
         [this, request, response](grpc::ServerUnaryReactor* reactor) -> absl::Status {
           BITRUNG_ASSIGN_OR_RETURN(const db::JobRow row, find_job(context_, request->job()));
           context_.engine.explain(
@@ -232,8 +241,8 @@ class JobServiceImpl final : public v1::JobService::CallbackService {
   grpc::ServerWriteReactor<v1::StreamLogsResponse>* StreamLogs(
       grpc::CallbackServerContext* call, const v1::StreamLogsRequest* request) override {
     using Refused = RefusedStream<v1::StreamLogsResponse>;
-    if (const grpc::Status status = context_.authority.check(*call); !status.ok())
-      return new Refused(status);
+    const auto caller = context_.authority.admit(*call, kStreamLogs);
+    if (!caller.ok()) return new Refused(to_grpc(caller.status()));
     const auto job = find_job(context_, request->job());
     if (!job.ok()) return new Refused(to_grpc(job.status()));
     std::uint64_t skip = 0;
@@ -242,7 +251,7 @@ class JobServiceImpl final : public v1::JobService::CallbackService {
       if (!count.ok()) return new Refused(to_grpc(count.status()));
       skip = *count - std::min<std::uint64_t>(*count, request->tail());
     }
-    auto* stream = new LogStream(context_, *job, *request, skip);
+    auto* stream = new LogStream(context_, *caller, *job, *request, skip);
     stream->wake();
     return stream;
   }
@@ -250,7 +259,7 @@ class JobServiceImpl final : public v1::JobService::CallbackService {
   grpc::ServerUnaryReactor* GetSeries(grpc::CallbackServerContext* call,
                                       const v1::GetSeriesRequest* request,
                                       v1::GetSeriesResponse* response) override {
-    return answer_now(context_, call, [this, request, response]() -> absl::Status {
+    return answer_now(context_, {call, kGetSeries}, [this, request, response]() -> absl::Status {
       if (request->jobs_size() > kJobsPerSeriesCallMax) {
         return absl::InvalidArgumentError(fmt::format("{} jobs in one call, the limit is {}",
                                                       request->jobs_size(), kJobsPerSeriesCallMax));
@@ -283,11 +292,11 @@ class JobServiceImpl final : public v1::JobService::CallbackService {
   grpc::ServerWriteReactor<v1::WatchSeriesResponse>* WatchSeries(
       grpc::CallbackServerContext* call, const v1::WatchSeriesRequest* request) override {
     using Refused = RefusedStream<v1::WatchSeriesResponse>;
-    if (const grpc::Status status = context_.authority.check(*call); !status.ok())
-      return new Refused(status);
+    const auto caller = context_.authority.admit(*call, kWatchSeries);
+    if (!caller.ok()) return new Refused(to_grpc(caller.status()));
     const auto job = find_job(context_, request->job());
     if (!job.ok()) return new Refused(to_grpc(job.status()));
-    auto* watch = new SeriesWatch(context_, *job, *request);
+    auto* watch = new SeriesWatch(context_, *caller, *job, *request);
     watch->wake();
     return watch;
   }

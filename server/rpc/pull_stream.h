@@ -1,5 +1,6 @@
 // A server stream that reads what to send when it is told that something changed, and when the last
-// message is out. A slow reader thus gets fewer, fuller messages and nothing queues up.
+// message is out. A slow reader thus gets fewer, fuller messages and nothing queues up. A stream
+// whose caller has lost his access ends with its next message.
 //
 // produce() runs on the pool, never twice at once. wake() may be called from any thread. The object
 // deletes itself.
@@ -7,12 +8,14 @@
 
 #include <memory>
 #include <mutex>
+#include <utility>
 
 #include <grpcpp/support/server_callback.h>
 #include <grpcpp/support/status.h>
 #include <boost/asio/post.hpp>
 #include <boost/asio/thread_pool.hpp>
 
+#include "server/auth/authority.h"
 #include "server/engine/publisher.h"
 
 namespace bitrung::rpc {
@@ -20,7 +23,8 @@ namespace bitrung::rpc {
 template <typename Response>
 class PullStream : public grpc::ServerWriteReactor<Response> {
  public:
-  explicit PullStream(boost::asio::thread_pool& pool) : pool_(pool) {}
+  PullStream(boost::asio::thread_pool& pool, auth::Caller caller)
+      : pool_(pool), caller_(std::move(caller)) {}
 
   // Something may have changed.
   void wake() {
@@ -46,6 +50,9 @@ class PullStream : public grpc::ServerWriteReactor<Response> {
         const std::lock_guard lock(mutex_);
         dirty_ = false;
         if (cancelled_) return finish_locked(grpc::Status::CANCELLED);
+        if (!caller_.is_valid()) {
+          return finish_locked({grpc::StatusCode::UNAUTHENTICATED, "the login was revoked"});
+        }
       }
       message_.Clear();
       grpc::Status end;
@@ -88,6 +95,7 @@ class PullStream : public grpc::ServerWriteReactor<Response> {
   }
 
   boost::asio::thread_pool& pool_;
+  const auth::Caller caller_;
   std::mutex mutex_;
   bool busy_ = false;   // pump() is queued or running, or a write is under way.
   bool dirty_ = false;  // Woken since the last produce().

@@ -16,6 +16,9 @@
 namespace bitrung::rpc {
 namespace {
 
+constexpr std::string_view kGetResults = "bitrung.v1.ResultsService/GetResults";
+constexpr std::string_view kCompare = "bitrung.v1.ResultsService/Compare";
+
 constexpr std::size_t kJobsPerSideMax = 1000;
 
 class ResultsServiceImpl final : public v1::ResultsService::CallbackService {
@@ -25,7 +28,7 @@ class ResultsServiceImpl final : public v1::ResultsService::CallbackService {
   grpc::ServerUnaryReactor* GetResults(grpc::CallbackServerContext* call,
                                        const v1::GetResultsRequest* request,
                                        v1::GetResultsResponse* response) override {
-    return answer_now(context_, call, [this, request, response]() -> absl::Status {
+    return answer_now(context_, {call, kGetResults}, [this, request, response]() -> absl::Status {
       ResultsQuery query{{request->group_by().begin(), request->group_by().end()}, Metric::kTop1};
       BITRUNG_ASSIGN_OR_RETURN(query.metric, parse_metric(request->metric()));
       BITRUNG_ASSIGN_OR_RETURN(const db::ExperimentRow experiment,
@@ -51,7 +54,7 @@ class ResultsServiceImpl final : public v1::ResultsService::CallbackService {
   grpc::ServerUnaryReactor* Compare(grpc::CallbackServerContext* call,
                                     const v1::CompareRequest* request,
                                     v1::CompareResponse* response) override {
-    return answer_now(context_, call, [this, request, response]() -> absl::Status {
+    return answer_now(context_, {call, kCompare}, [this, request, response]() -> absl::Status {
       std::vector<db::JobRow> rows_a;
       std::vector<db::JobRow> rows_b;
       Reports reports;

@@ -9,6 +9,7 @@
 
 namespace bitrung::rpc {
 
+std::unique_ptr<grpc::Service> make_access_service(const Context& context);
 std::unique_ptr<grpc::Service> make_artifact_service(const Context& context);
 std::unique_ptr<grpc::Service> make_experiment_service(const Context& context);
 std::unique_ptr<grpc::Service> make_fleet_service(const Context& context);

@@ -18,6 +18,8 @@
 namespace bitrung::rpc {
 namespace {
 
+constexpr std::string_view kOpenSession = "bitrung.v1.WorkerService/OpenSession";
+
 constexpr int kLinesPerMessageMax = 1000;
 constexpr std::size_t kLogTextBytesMax = 4096;
 constexpr std::size_t kSeriesNameBytesMax = 64;
@@ -159,8 +161,9 @@ class Sink final : public engine::SessionSink {
 class Session final
     : public grpc::ServerBidiReactor<v1::OpenSessionRequest, v1::OpenSessionResponse> {
  public:
-  explicit Session(const Context& context)
+  Session(const Context& context, auth::Caller caller)
       : context_(context),
+        caller_(std::move(caller)),
         sink_(std::make_shared<Sink>(this)),
         id_(context.engine.open_session(sink_)) {
     StartRead(&request_);
@@ -269,6 +272,8 @@ class Session final
   }
 
   absl::Status handle_message(const v1::OpenSessionRequest& message, engine::Engine::Batch& batch) {
+    if (!caller_.is_valid())
+      return absl::UnauthenticatedError("the worker's certificate was revoked; enrol it again");
     if (!message.has_batch()) return handle(message, batch);
     BITRUNG_RETURN_IF_ERROR(limits_.check(message));
     if (message.batch().statements_size() > kStatementsPerBatchMax) {
@@ -297,6 +302,7 @@ class Session final
           const std::lock_guard lock(mutex_);
           takes_batches_ = request.hello().takes_batches();
         }
+        BITRUNG_RETURN_IF_ERROR(check_identity(event));
         BITRUNG_RETURN_IF_ERROR(check_history(event));
         batch.post(std::move(event));
         return absl::OkStatus();
@@ -347,6 +353,19 @@ class Session final
     }
     return absl::UnimplementedError(
         "this server does not know the statement; is the worker newer than the server?");
+  }
+
+  // A certificate is for one worker, and says its name.
+  absl::Status check_identity(core::SessionOpened& hello) const {
+    if (caller_.is_owner()) return absl::OkStatus();
+    if (hello.worker_id != caller_.worker_id()) {
+      return absl::PermissionDeniedError(fmt::format(
+          "the certificate of worker {} is for id {}, not for {}; each state directory is enrolled "
+          "by itself",
+          caller_.name(), caller_.worker_id(), hello.worker_id));
+    }
+    hello.name = caller_.name();
+    return absl::OkStatus();
   }
 
   // An attempt is on disk before it is offered. One that this server has never offered says that
@@ -422,6 +441,7 @@ class Session final
   }
 
   const Context& context_;
+  const auth::Caller caller_;
   const std::shared_ptr<Sink> sink_;
   const SessionId id_;
   bool greeted_ = false;
@@ -459,9 +479,9 @@ class WorkerServiceImpl final : public v1::WorkerService::CallbackService {
 
   grpc::ServerBidiReactor<v1::OpenSessionRequest, v1::OpenSessionResponse>* OpenSession(
       grpc::CallbackServerContext* call) override {
-    if (const grpc::Status status = context_.authority.check(*call); !status.ok())
-      return new RefusedSession(status);
-    return new Session(context_);
+    const auto caller = context_.authority.admit(*call, kOpenSession);
+    if (!caller.ok()) return new RefusedSession(to_grpc(caller.status()));
+    return new Session(context_, *caller);
   }
 
  private:

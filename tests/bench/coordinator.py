@@ -47,6 +47,9 @@ class Cluster:
         self.state = self.directory / "server"
         self.address = "127.0.0.1:0"
         self.server = self.worker = None
+        subprocess.run([self.options.bin / "bitrung-server", "init", "--state-dir", self.state, "--address", "127.0.0.1:7420"],
+                       check=True, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
+        self.login = self.state / "admin.login"
 
     def start_server(self):
         """Starts it and returns the seconds until it listens."""
@@ -62,13 +65,18 @@ class Cluster:
 
     def start_worker(self, slots=SLOTS, points=0):
         errors = open(self.directory / "worker.log", "a")
+        enrolment = self.directory / "bench.enrolment"
+        if not enrolment.exists():
+            subprocess.run([self.options.bin / "bitrung", "enrol", "bench", "--out", enrolment, "--server", self.address, "--login",
+                            self.login], check=True, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
+            subprocess.run([self.options.bin / "bitrung-worker", "enrol", enrolment, "--server", self.address, "--state-dir",
+                            self.directory / "worker"], check=True, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
         self.worker = subprocess.Popen([self.options.bin / "bitrung-worker", "--server", self.address, "--state-dir",
                                         self.directory / "worker", "--name", "bench", "--no-op", "--slots", str(slots),
-                                        "--no-op-points", str(points), "--token-file", self.state / "token",
-                                        "--log-level", "warning"], stdout=errors, stderr=errors, env=ENVIRONMENT)
+                                        "--no-op-points", str(points), "--log-level", "warning"], stdout=errors, stderr=errors, env=ENVIRONMENT)
 
     def bench(self, *arguments, background=False):
-        command = [self.options.bin / "coordinator_bench", "--server", self.address, "--token-file", self.state / "token",
+        command = [self.options.bin / "coordinator_bench", "--server", self.address, "--login", self.login,
                    *map(str, arguments)]
         if background:
             return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)

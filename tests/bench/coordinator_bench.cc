@@ -38,6 +38,9 @@
 #include "bitrung/v1/job_service.grpc.pb.h"
 #include "bitrung/v1/worker_service.grpc.pb.h"
 #include "db/base/digest.h"
+#include "db/base/login_file.h"
+#include "db/base/status.h"
+#include "db/base/tls13.h"
 #include "worker/agent/no_op.h"
 
 namespace bitrung::bench {
@@ -71,16 +74,20 @@ void check(const grpc::Status& status, const char* what) {
 
 struct Connection {
   std::string target;
-  std::string token;
+  std::optional<LoginFile> login;  // For a target over TLS.
 
   std::shared_ptr<grpc::Channel> open() const {
     grpc::ChannelArguments arguments;
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     arguments.SetMaxReceiveMessageSize(-1);
-    return grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
+    if (!login)
+      return grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
+    grpc::SslCredentialsOptions tls;
+    tls.pem_root_certs = login->authority_pem;
+    return grpc::CreateCustomChannel(target, grpc::SslCredentials(tls), arguments);
   }
   void authorize(grpc::ClientContext& context) const {
-    if (!token.empty()) context.AddMetadata("authorization", "Bearer " + token);
+    if (login) context.AddMetadata("authorization", "Bearer " + login->token);
   }
 };
 
@@ -673,8 +680,9 @@ json points(Client& client, std::uint32_t jobs, std::uint32_t points_per_job) {
 }
 
 int main_with(int argc, char** argv) {
+  require_tls13();
   Connection connection;
-  std::string token_file;
+  std::string login_file;
   std::uint32_t jobs = 10'000;
   std::uint32_t layers = 100;
   std::uint32_t width = 100;
@@ -688,7 +696,7 @@ int main_with(int argc, char** argv) {
 
   CLI::App app("Measures a running bitrung-server; see tests/bench/README.md.");
   app.add_option("--server", connection.target)->required();
-  app.add_option("--token-file", token_file);
+  app.add_option("--login", login_file);
   app.require_subcommand(1);
   std::function<json(Client&)> chosen;
   const auto command = [&](const char* name, std::function<json(Client&)> run) {
@@ -724,10 +732,10 @@ int main_with(int argc, char** argv) {
   sub->add_option("--seconds", seconds);
   CLI11_PARSE(app, argc, argv);
 
-  if (!token_file.empty()) {
-    std::ifstream file(token_file);
-    std::getline(file, connection.token);
-    if (connection.token.empty()) die("cannot read a token from " + token_file);
+  if (!login_file.empty()) {
+    const auto login = read_login_file(login_file, LoginFile::Kind::kLogin);
+    if (!login.ok()) die(std::string(message(login.status())));
+    connection.login = *login;
   }
   Client client(connection);
   fmt::print("{}\n", chosen(client).dump());

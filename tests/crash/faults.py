@@ -136,9 +136,11 @@ class World:
                 programs = ("bitrung-server",) if target == "server" else ("bitrung-worker", "bitrung-trainer")
                 self.controls[target] = {program: crash_points.Control(points, program) for program in programs}
             self.proxies = {target: Proxy(self.port) for target in WORKERS + ("submit",)}
+        test.init_server(self.state)
         self.start("server")
         self.wait(lambda: "listening on " in (self.directory / "server.log").read_text(), "the server listens", 120)
         for worker in WORKERS:
+            test.enrol(self.state, f"127.0.0.1:{self.port}", worker, self.directory / worker)
             self.start(worker)
 
     def say(self, text):
@@ -159,7 +161,7 @@ class World:
         else:
             # One core each: equal numbers of threads give equal bits, whoever trains.
             process = self.test.start_quietly("bitrung-worker", "--server", self.address(who), "--state-dir", self.directory / who,
-                                              "--name", who, "--slots", "1", "--token-file", self.state / "token",
+                                              "--name", who, "--slots", "1",
                                               env=environment, log=self.directory / f"{who}.log",
                                               cores={self.core_of[who]})
         self.processes[who] = process
@@ -293,7 +295,7 @@ class World:
         file = self.write_round(number)
         deadline = time.monotonic() + patience
         while True:
-            done = self.test.bitrung_process("submit", file, "--server", self.address("submit"), "--token-file", self.state / "token",
+            done = self.test.bitrung_process("submit", file, "--server", self.address("submit"), "--login", self.state / "admin.login",
                                              env={"XDG_STATE_HOME": str(self.directory / "client"), "HOME": str(self.directory)})
             while done.poll() is None:
                 self.supervise()

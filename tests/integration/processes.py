@@ -141,9 +141,26 @@ class BitrungTest(unittest.TestCase):
         line = Lines(server.stdout).wait_for("listening on ", 60)
         return server, line.split("listening on ", 1)[1]
 
+    def init_server(self, state=None):
+        """Gives the state directory an authority and its first token, so that its server may listen on TCP."""
+        done = subprocess.run(command("bitrung-server", "init", "--state-dir", state or self.state, "--address", "127.0.0.1:7420"),
+                              capture_output=True, text=True, env=ENVIRONMENT, timeout=60)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return (state or self.state) / "admin.login"
+
+    def enrol(self, state, address, name, directory):
+        """Gets the worker its certificate, by the two commands that people use."""
+        enrolment = self.directory / f"{name}.enrolment"
+        self.bitrung("enrol", name, "--out", enrolment, "--server", address, "--login", state / "admin.login", state=False)
+        done = subprocess.run(command("bitrung-worker", "enrol", enrolment, "--server", address, "--state-dir", directory),
+                              capture_output=True, text=True, env=ENVIRONMENT, timeout=60)
+        self.assertEqual(done.returncode, 0, done.stderr)
+
     def start_worker(self, address, name, *extra):
-        worker = self.start("bitrung-worker", "--server", address, "--state-dir", self.directory / f"worker-{name}",
-                            "--name", name, *extra)
+        directory = self.directory / f"worker-{name}"
+        if not address.startswith("unix:") and not (directory / "identity").exists():
+            self.enrol(self.state, address, name, directory)
+        worker = self.start("bitrung-worker", "--server", address, "--state-dir", directory, "--name", name, *extra)
         worker.errors = Lines(worker.stderr)
         return worker
 

@@ -1,4 +1,4 @@
-"""A server as a service: tokens, two workers, cancel, retry, drain, restarts."""
+"""A server as a service: logins, two workers, cancel, retry, drain, restarts."""
 import json
 import os
 import signal
@@ -11,14 +11,14 @@ LADDER = EXAMPLES / "bit-ladder.yaml"
 
 class ServiceTest(BitrungTest):
     def remote(self, address, *arguments, **options):
-        token = ["--token-file", str(self.state / "token")] if not address.startswith("unix:") else []
-        return self.bitrung(*arguments, "--server", address, *token, state=False, **options)
+        login = ["--login", self.state / "admin.login"] if not address.startswith("unix:") else []
+        return self.bitrung(*arguments, "--server", address, *login, state=False, **options)
 
-    def test_TwoWorkers_ShareALadder_OverTcpWithAToken(self):
+    def test_TwoWorkers_ShareALadder_OverTls(self):
+        self.init_server()
         _, address = self.start_server(address="127.0.0.1:0")
-        token = ("--token-file", self.state / "token")
         for name in ("left", "right"):
-            self.start_worker(address, name, "--slots", "1", *token)
+            self.start_worker(address, name, "--slots", "1")
         self.wait_until(lambda: len(self.query("select 1 from worker")) == 2, "both workers")
         submitted = json.loads(self.remote(address, "submit", LADDER, *SMALL, "--output", "json").stdout)
         self.remote(address, "wait", "bit-ladder")
@@ -29,12 +29,10 @@ class ServiceTest(BitrungTest):
         self.check_consistent()
         self.assertTrue(submitted)
 
-        # Without the token nobody gets in; with a wrong one neither.
+        # Without a login nobody gets in; with one of another server neither.
         self.bitrung("list", "--server", address, state=False, expect=4)
-        wrong = self.directory / "wrong"
-        wrong.write_text("bitrung_" + "0" * 64 + "\n")
-        wrong.chmod(0o600)
-        self.bitrung("list", "--server", address, "--token-file", wrong, state=False, expect=4)
+        other = self.init_server(self.directory / "other")
+        self.bitrung("list", "--server", address, "--login", other, state=False, expect=7)
 
     def test_ServerRestart_RunningAttemptsGoOn(self):
         server, address = self.start_server()

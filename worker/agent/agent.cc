@@ -113,9 +113,9 @@ Agent::Agent(asio::io_context& io, const StateDirectory& state, AgentOptions opt
       cache_(std::move(cache)),
       core_(core_options(options_)),
       recovered_(std::move(recovered)),
-      session_channel_(make_channel(options_.server, true)),
+      session_channel_(make_channel(options_.server, options_.credentials, true)),
       stub_(v1::WorkerService::NewStub(session_channel_)),
-      transfers_(make_channel(options_.server, false), options_.token, cache_),
+      transfers_(make_channel(options_.server, options_.credentials, false), cache_),
       journal_(std::move(journal)),
       spools_(std::move(spools)),
       trainers_(options_.slots.size()),
@@ -203,7 +203,7 @@ void Agent::send(v1::OpenSessionRequest request) {
 void Agent::perform(const OpenSession& action) {
   const SessionId id = action.session;
   session_ = std::make_unique<Session>(
-      io_, *stub_, options_.token,
+      io_, *stub_,
       Session::Handlers{
           [this, id](const v1::OpenSessionResponse& response) { received(id, response); },
           [this, id](std::string reason) {

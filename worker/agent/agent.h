@@ -39,7 +39,7 @@ namespace bitrung::agent {
 
 struct AgentOptions {
   ServerAddress server;
-  std::string token;
+  std::shared_ptr<grpc::ChannelCredentials> credentials;
   std::string name;
   std::string version;
   std::filesystem::path trainer;

@@ -6,7 +6,7 @@
 
 #include <algorithm>
 #include <array>
-#include <cctype>
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <functional>
@@ -26,7 +26,9 @@
 #include "db/base/files.h"
 #include "db/base/parent_process.h"
 #include "db/base/status.h"
+#include "db/base/tls13.h"
 #include "worker/agent/agent.h"
+#include "worker/agent/enrolment.h"
 #include "worker/train/data/locate.h"
 
 namespace bitrung::agent {
@@ -37,7 +39,7 @@ constexpr milliseconds kInventoryTimeout = std::chrono::seconds(60);
 // Beyond the core's own limit for a shutdown; a call that hangs in the kernel must not hold the
 // process.
 constexpr unsigned kExitSeconds = 30;
-constexpr std::size_t kTokenBytesMax = 4096;
+constexpr int kWarnDays = 30;
 
 struct Flags {
   std::string server;
@@ -45,7 +47,7 @@ struct Flags {
   std::string name;
   std::uint32_t slots = 0;
   std::vector<std::string> data_directories;
-  std::string token_file;
+  std::string enrolment_file;
   std::string trainer;
   bool die_with_parent = false;
   double silence_timeout_seconds = 300;
@@ -96,13 +98,28 @@ LocatedFiles locate(std::string_view dataset, const std::filesystem::path& direc
   return files;
 }
 
-absl::StatusOr<std::string> read_token(const std::string& path) {
-  if (path.empty()) return std::string();
-  BITRUNG_ASSIGN_OR_RETURN(std::string token, read_file(path, kTokenBytesMax));
-  while (!token.empty() && std::isspace(static_cast<unsigned char>(token.back())) != 0)
-    token.pop_back();
-  if (token.empty()) return absl::InvalidArgumentError(fmt::format("token file {} is empty", path));
-  return token;
+// A certificate that ends soon is said while there is time.
+void warn_of_expiry(const Enrolment& enrolment) {
+  const auto left =
+      std::chrono::system_clock::time_point(std::chrono::milliseconds(enrolment.expires_at_ms)) -
+      std::chrono::system_clock::now();
+  const auto days = std::chrono::floor<std::chrono::days>(left).count();
+  if (days < kWarnDays) {
+    spdlog::warn("this worker's certificate ends in {} days; enrol it again before", days);
+  }
+}
+
+absl::Status enrol_with(const Flags& flags) {
+  BITRUNG_ASSIGN_OR_RETURN(LoginFile file,
+                           read_login_file(flags.enrolment_file, LoginFile::Kind::kEnrolment));
+  if (!flags.server.empty()) file.server = flags.server;
+  BITRUNG_ASSIGN_OR_RETURN(const StateDirectory state, StateDirectory::open(flags.state_directory));
+  BITRUNG_ASSIGN_OR_RETURN(const Enrolment enrolment, enrol(state, file));
+  fmt::print(
+      "worker {} is enrolled at {}; the file {} is used up\n"
+      "start it: bitrung-worker --state-dir {}\n",
+      enrolment.name, enrolment.server, flags.enrolment_file, flags.state_directory);
+  return absl::OkStatus();
 }
 
 // Fills in who trains and where; asks the trainer what there is.
@@ -125,11 +142,21 @@ absl::StatusOr<Inventory> find_slots(const Flags& flags, AgentOptions& options) 
 
 absl::Status run(const Flags& flags) {
   AgentOptions options;
-  BITRUNG_ASSIGN_OR_RETURN(options.server, parse_address(flags.server));
-  BITRUNG_ASSIGN_OR_RETURN(options.token, read_token(flags.token_file));
   BITRUNG_ASSIGN_OR_RETURN(const StateDirectory state, StateDirectory::open(flags.state_directory));
+  BITRUNG_ASSIGN_OR_RETURN(const std::optional<Enrolment> enrolment, load_enrolment(state));
+  if (flags.server.empty() && !enrolment) {
+    return absl::InvalidArgumentError(
+        "no server: pass --server unix:PATH, or enrol the worker at one with "
+        "\"bitrung-worker enrol FILE\"");
+  }
+  const std::string server = flags.server.empty() ? enrolment->server : flags.server;
+  BITRUNG_ASSIGN_OR_RETURN(options.server, parse_address(server));
+  BITRUNG_ASSIGN_OR_RETURN(options.credentials, channel_credentials(server, enrolment));
+  if (enrolment) warn_of_expiry(*enrolment);
   BITRUNG_ASSIGN_OR_RETURN(const Inventory inventory, find_slots(flags, options));
-  options.name = flags.name.empty() ? host_name() : flags.name;
+  // A server knows an enrolled worker by the name in its certificate.
+  const std::string known_as = enrolment ? enrolment->name : host_name();
+  options.name = flags.name.empty() ? known_as : flags.name;
   options.version = BITRUNG_VERSION;
   options.numerics = inventory.numerics;
   options.data_directories = data_directories(flags);
@@ -143,7 +170,7 @@ absl::Status run(const Flags& flags) {
   }
 
   spdlog::info("worker {} ({}), trainer {} with LibTorch {}, server {}", options.name,
-               state.worker_id(), options.trainer.string(), inventory.torch, flags.server);
+               state.worker_id(), options.trainer.string(), inventory.torch, server);
 
   boost::asio::io_context io{1};
   BITRUNG_ASSIGN_OR_RETURN(const std::unique_ptr<Agent> agent,
@@ -170,17 +197,24 @@ absl::Status run(const Flags& flags) {
 
 int main_with(int argc, char** argv) {
   Flags flags;
-  CLI::App app("Offers this host's devices to a bitrung server and trains what it is given.");
-  app.add_option("--server", flags.server, "unix:PATH or HOST:PORT")->required();
-  app.add_option("--state-dir", flags.state_directory, "identity, spool and artifact cache")
-      ->required();
+  CLI::App app("Offers this host's devices to a bitrung server and trains what it is given.",
+               "bitrung-worker");
+  app.footer(
+      "Examples:\n"
+      "  bitrung-worker enrol gpu1.enrolment --state-dir /var/lib/bitrung-worker\n"
+      "  bitrung-worker --state-dir /var/lib/bitrung-worker --data-dir /data\n"
+      "  bitrung-worker --server unix:/srv/bitrung/server.sock --state-dir ~/worker --slots 2\n\n"
+      "TERM and INT end it cleanly: trainers stop at their last checkpoint and the jobs go to "
+      "others. Exit codes: 0 stopped\nby a signal, 1 could not start, 2 wrong use.");
+  app.add_option("--server", flags.server,
+                 "unix:PATH or HOST:PORT (default: where it was enrolled)");
+  app.add_option("--state-dir", flags.state_directory, "identity, spool and artifact cache");
   app.add_option("--name", flags.name, "name for people (default: the host's)");
   app.add_option("--slots", flags.slots, "trainers at a time (default: one per device)")
       ->check(CLI::Range(1, 1024));
   app.add_option("--data-dir", flags.data_directories,
                  "directory of data sets, repeatable (default: BITRUNG_DATA_DIR)")
       ->allow_extra_args(false);
-  app.add_option("--token-file", flags.token_file, "file with the token for the server");
   app.add_option("--trainer", flags.trainer,
                  "program to train with (default: bitrung-trainer beside this one)");
   app.add_flag("--die-with-parent", flags.die_with_parent,
@@ -196,24 +230,38 @@ int main_with(int argc, char** argv) {
   app.add_flag("--no-op", flags.no_op)->group("");
   app.add_option("--no-op-points", flags.no_op_points)->group("");
   app.set_version_flag("--version", std::string("bitrung-worker ") + BITRUNG_VERSION);
+  CLI::App* const enrol_command = app.add_subcommand(
+      "enrol",
+      "Gets this worker its certificate, in exchange for the file of \"bitrung enrol NAME\".");
+  enrol_command->add_option("FILE", flags.enrolment_file, "file of the enrolment; used up by this")
+      ->required();
+  enrol_command->add_option("--state-dir", flags.state_directory, "the worker's state directory");
+  enrol_command->add_option("--server", flags.server,
+                            "another HOST:PORT than the file's, e.g. that of a tunnel");
+  enrol_command->footer(
+      "The key is made here and never leaves the state directory. An enrolment is good for 10 "
+      "minutes and one worker.\n\nExample:\n"
+      "  bitrung-worker enrol gpu1.enrolment --state-dir /var/lib/bitrung-worker");
   try {
     app.parse(argc, argv);
+    if (flags.state_directory.empty()) throw CLI::RequiredError("--state-dir");
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   }
 
+  require_tls13();
   const pid_t parent = ::getppid();
   if (flags.die_with_parent && !end_with_parent(parent)) return 1;
   ::signal(SIGPIPE, SIG_IGN);
   spdlog::set_default_logger(spdlog::stderr_color_mt("bitrung-worker"));
   spdlog::set_level(spdlog::level::from_str(flags.log_level));
 
-  const absl::Status status = run(flags);
+  const absl::Status status = enrol_command->parsed() ? enrol_with(flags) : run(flags);
   if (!status.ok()) {
     spdlog::error("{}", message(status));
     return absl::IsInvalidArgument(status) ? 2 : 1;
   }
-  spdlog::info("worker stopped");
+  if (!enrol_command->parsed()) spdlog::info("worker stopped");
   return 0;
 }
 

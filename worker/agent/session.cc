@@ -39,19 +39,23 @@ absl::StatusOr<ServerAddress> parse_address(const std::string& text) {
       "server address \"{}\" is neither unix:PATH nor HOST:PORT with a port of 1 to 65535", text));
 }
 
-std::shared_ptr<grpc::Channel> make_channel(const ServerAddress& address, bool keepalive) {
+std::shared_ptr<grpc::Channel> make_channel(
+    const ServerAddress& address, const std::shared_ptr<grpc::ChannelCredentials>& credentials,
+    bool keepalive) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   if (keepalive) {
     arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
     arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
   }
+  // An address means that host, whatever http_proxy says.
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   // The core decides when to try again; gRPC's own back-off of up to two minutes must not be in its
   // way.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5000);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
-  return grpc::CreateCustomChannel(address.target, grpc::InsecureChannelCredentials(), arguments);
+  return grpc::CreateCustomChannel(address.target, credentials, arguments);
 }
 
 // gRPC calls it on its own threads; it only posts to the io_context, whose thread owns every
@@ -63,9 +67,8 @@ class Session::Reactor
   Reactor(boost::asio::io_context& io, Handlers handlers)
       : io_(io), work_(io.get_executor()), handlers_(std::move(handlers)), finish_timer_(io) {}
 
-  void start(v1::WorkerService::Stub& stub, const std::string& token) {
+  void start(v1::WorkerService::Stub& stub) {
     self_ = shared_from_this();
-    if (!token.empty()) context_.AddMetadata("authorization", "Bearer " + token);
     stub.async()->OpenSession(&context_, this);
     // Writes start from outside of reactions, so the call must not end between them by itself.
     AddHold();
@@ -188,10 +191,9 @@ class Session::Reactor
   std::shared_ptr<Reactor> self_;
 };
 
-Session::Session(boost::asio::io_context& io, v1::WorkerService::Stub& stub,
-                 const std::string& token, Handlers handlers)
+Session::Session(boost::asio::io_context& io, v1::WorkerService::Stub& stub, Handlers handlers)
     : reactor_(std::make_shared<Reactor>(io, std::move(handlers))) {
-  reactor_->start(stub, token);
+  reactor_->start(stub);
 }
 
 Session::~Session() {

@@ -9,6 +9,7 @@
 #include <string>
 
 #include <grpcpp/channel.h>
+#include <grpcpp/security/credentials.h>
 #include <boost/asio/io_context.hpp>
 
 #include "absl/status/statusor.h"
@@ -25,7 +26,9 @@ absl::StatusOr<ServerAddress> parse_address(const std::string& text);
 // A channel of its own connection, so that a large transfer on another one does not delay
 // heartbeats. Keepalive pings suit a connection on which the server speaks often; a server takes
 // many of them on a silent one for an attack.
-std::shared_ptr<grpc::Channel> make_channel(const ServerAddress& address, bool keepalive);
+std::shared_ptr<grpc::Channel> make_channel(
+    const ServerAddress& address, const std::shared_ptr<grpc::ChannelCredentials>& credentials,
+    bool keepalive);
 
 class Session {
  public:
@@ -35,8 +38,7 @@ class Session {
     std::function<void(std::string reason)> closed;
   };
 
-  Session(boost::asio::io_context& io, v1::WorkerService::Stub& stub, const std::string& token,
-          Handlers handlers);
+  Session(boost::asio::io_context& io, v1::WorkerService::Stub& stub, Handlers handlers);
   // Ends the call; no handler is called any more.
   ~Session();
   Session(const Session&) = delete;

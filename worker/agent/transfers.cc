@@ -32,8 +32,6 @@ class Transfers::Call {
  public:
   Call(Transfers& transfers, std::chrono::system_clock::duration timeout) : transfers_(transfers) {
     context_.set_deadline(std::chrono::system_clock::now() + timeout);
-    if (!transfers.token_.empty())
-      context_.AddMetadata("authorization", "Bearer " + transfers.token_);
     const std::lock_guard lock(transfers_.mutex_);
     if (transfers_.cancelled_) context_.TryCancel();
     transfers_.calls_.insert(&context_);
@@ -75,9 +73,8 @@ class Transfers::Exclusive {
   const Digest sha256_;
 };
 
-Transfers::Transfers(const std::shared_ptr<grpc::Channel>& channel, std::string token,
-                     db::ArtifactStore& cache)
-    : stub_(v1::ArtifactService::NewStub(channel)), token_(std::move(token)), cache_(cache) {}
+Transfers::Transfers(const std::shared_ptr<grpc::Channel>& channel, db::ArtifactStore& cache)
+    : stub_(v1::ArtifactService::NewStub(channel)), cache_(cache) {}
 
 void Transfers::cancel() {
   const std::lock_guard lock(mutex_);

@@ -24,9 +24,7 @@ namespace bitrung::agent {
 
 class Transfers {
  public:
-  // `token` is empty for a server that wants none.
-  Transfers(const std::shared_ptr<grpc::Channel>& channel, std::string token,
-            db::ArtifactStore& cache);
+  Transfers(const std::shared_ptr<grpc::Channel>& channel, db::ArtifactStore& cache);
 
   struct Problem {
     FetchProblem kind{};
@@ -53,7 +51,6 @@ class Transfers {
   std::optional<UploadProblem> upload_once(const Digest& sha256, bool* progress);
 
   std::unique_ptr<v1::ArtifactService::Stub> stub_;
-  std::string token_;
   db::ArtifactStore& cache_;
 
   std::mutex mutex_;

@@ -14,7 +14,8 @@ namespace bitrung::cli {
 
 absl::StatusOr<ExitCode> version_command(const Arguments& arguments, Streams& streams) {
   std::optional<std::string> server;
-  if (arguments.has("--server") || environment("BITRUNG_SERVER")) {
+  if (arguments.has("--server") || arguments.has("--login") || environment("BITRUNG_SERVER") ||
+      environment("BITRUNG_LOGIN")) {
     BITRUNG_ASSIGN_OR_RETURN(const ServerChoice choice, choose_server(arguments));
     BITRUNG_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session, Session::open(choice));
     BITRUNG_ASSIGN_OR_RETURN(const v1::GetServerResponse response,

@@ -28,6 +28,10 @@ absl::StatusOr<ExitCode> export_command(const Arguments& arguments, Streams& str
 absl::StatusOr<ExitCode> import_command(const Arguments& arguments, Streams& streams);
 absl::StatusOr<ExitCode> workers_command(const Arguments& arguments, Streams& streams);
 absl::StatusOr<ExitCode> drain_command(const Arguments& arguments, Streams& streams);
+absl::StatusOr<ExitCode> login_command(const Arguments& arguments, Streams& streams);
+absl::StatusOr<ExitCode> token_command(const Arguments& arguments, Streams& streams);
+absl::StatusOr<ExitCode> enrol_command(const Arguments& arguments, Streams& streams);
+absl::StatusOr<ExitCode> audit_command(const Arguments& arguments, Streams& streams);
 absl::StatusOr<ExitCode> data_command(const Arguments& arguments, Streams& streams);
 absl::StatusOr<ExitCode> version_command(const Arguments& arguments, Streams& streams);
 absl::StatusOr<ExitCode> completion_command(const Arguments& arguments, Streams& streams);

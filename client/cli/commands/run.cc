@@ -184,7 +184,8 @@ absl::StatusOr<ExitCode> run_command(const Arguments& arguments, Streams& stream
   BITRUNG_ASSIGN_OR_RETURN(const client::Graph graph, load_graph(arguments));
   BITRUNG_ASSIGN_OR_RETURN(const std::optional<std::uint64_t> slots,
                            arguments.number("--slots", 1, kSlotsMax));
-  BITRUNG_ASSIGN_OR_RETURN(const ServerChoice choice, choose_server(arguments));
+  BITRUNG_ASSIGN_OR_RETURN(const ServerChoice choice,
+                           choose_server(arguments, SavedLogin::kMayNotChoose));
   // A reader that goes away must not leave the private programs without their orderly end.
   std::signal(SIGPIPE, SIG_IGN);
   Signals signals;

@@ -47,8 +47,11 @@ class RefusalsTest : public testing::Test {
 
     grpc::ServerBuilder builder;
     for (const auto& service : services_) builder.RegisterService(service.get());
+    // The owner of the state directory.
+    const std::string socket = "unix:" + (directory_.path() / "s.sock").string();
+    builder.AddListeningPort(socket, grpc::InsecureServerCredentials());
     server_ = builder.BuildAndStart();
-    channel_ = server_->InProcessChannel({});
+    channel_ = grpc::CreateChannel(socket, grpc::InsecureChannelCredentials());
   }
   ~RefusalsTest() override {
     server_->Shutdown();
@@ -56,16 +59,11 @@ class RefusalsTest : public testing::Test {
     loop_.join();
   }
 
-  static void authorise(grpc::ClientContext& context) {
-    context.AddMetadata("authorization", "Bearer token");
-  }
-
   // Says hello with these attempts of job ids; what came of it: OK with a Welcome.
   grpc::Status hello(std::int64_t term_seen, const std::vector<core::AttemptKey>& held,
                      v1::OpenSessionResponse& response) {
     const auto stub = v1::WorkerService::NewStub(channel_);
     grpc::ClientContext context;
-    authorise(context);
     const auto stream = stub->OpenSession(&context);
     v1::OpenSessionRequest request;
     v1::Hello& hello = *request.mutable_hello();
@@ -86,7 +84,6 @@ class RefusalsTest : public testing::Test {
   grpc::Status submit(const std::string& request_id, bool join = false) {
     const auto stub = v1::ExperimentService::NewStub(channel_);
     grpc::ClientContext context;
-    authorise(context);
     v1::SubmitExperimentRequest request;
     request.set_request_id(request_id);
     request.set_name("another");
@@ -105,7 +102,6 @@ class RefusalsTest : public testing::Test {
   grpc::Status upload(const std::string& bytes) {
     const auto stub = v1::ArtifactService::NewStub(channel_);
     grpc::ClientContext context;
-    authorise(context);
     v1::UploadArtifactResponse response;
     const auto stream = stub->UploadArtifact(&context, &response);
     v1::UploadArtifactRequest request;
@@ -130,7 +126,7 @@ class RefusalsTest : public testing::Test {
   engine::Publisher publisher_;
   engine::Engine engine_{*store_, *reader_,   {.term = kTerm},
                          *clock_, publisher_, [](const absl::Status&) {}};
-  auth::Authority authority_{"token"};
+  auth::Authority authority_;
   boost::asio::thread_pool pool_{1};
   Context context_{.engine = engine_,
                    .publisher = publisher_,

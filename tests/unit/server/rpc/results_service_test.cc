@@ -50,8 +50,11 @@ class ResultsServiceTest : public testing::Test {
     grpc::ServerBuilder builder;
     builder.RegisterService(job_service_.get());
     builder.RegisterService(results_service_.get());
+    // The owner of the state directory.
+    const std::string socket = "unix:" + (directory_.path() / "s.sock").string();
+    builder.AddListeningPort(socket, grpc::InsecureServerCredentials());
     server_ = builder.BuildAndStart();
-    const auto channel = server_->InProcessChannel({});
+    const auto channel = grpc::CreateChannel(socket, grpc::InsecureChannelCredentials());
     jobs_ = v1::JobService::NewStub(channel);
     results_ = v1::ResultsService::NewStub(channel);
   }
@@ -76,7 +79,6 @@ class ResultsServiceTest : public testing::Test {
 
   grpc::Status get_report(const std::string& job, v1::GetReportResponse& response) {
     grpc::ClientContext context;
-    context.AddMetadata("authorization", "Bearer token");
     v1::GetReportRequest request;
     request.mutable_job()->set_experiment("study");
     request.mutable_job()->set_job(job);
@@ -85,13 +87,11 @@ class ResultsServiceTest : public testing::Test {
 
   grpc::Status get_results(const v1::GetResultsRequest& request, v1::GetResultsResponse& response) {
     grpc::ClientContext context;
-    context.AddMetadata("authorization", "Bearer token");
     return results_->GetResults(&context, request, &response);
   }
 
   grpc::Status compare(const std::string& a, const std::string& b, v1::CompareResponse& response) {
     grpc::ClientContext context;
-    context.AddMetadata("authorization", "Bearer token");
     v1::CompareRequest request;
     request.mutable_a()->set_experiment("1");
     request.mutable_a()->set_job(a);
@@ -108,7 +108,7 @@ class ResultsServiceTest : public testing::Test {
   NoClock clock_;
   engine::Publisher publisher_;
   engine::Engine engine_{*store_, *reader_, {}, clock_, publisher_, [](const absl::Status&) {}};
-  auth::Authority authority_{"token"};
+  auth::Authority authority_;
   boost::asio::thread_pool pool_{1};
   Context context_{engine_, publisher_, *reader_, artifacts_, *disk_, authority_,
                    pool_,   "test",     1,        {},         {},     0};

@@ -43,7 +43,9 @@ class TransfersTest : public testing::Test {
   FakeServer server_{directory_.path() / "server.sock"};
   db::ArtifactStore cache_ = open_cache(directory_.path() / "cache");
   Transfers transfers_{
-      make_channel({"unix:" + (directory_.path() / "server.sock").string()}, false), "", cache_};
+      make_channel({"unix:" + (directory_.path() / "server.sock").string()},
+                   grpc::InsecureChannelCredentials(), false),
+      cache_};
   // More than a chunk, and not a multiple of one.
   const std::string large_ = std::string((std::size_t{2} << 20) + 12345, 'x') + "end";
 };
