@@ -47,7 +47,9 @@ absl::StatusOr<ServerChoice> choose_server(const Arguments& arguments, SavedLogi
   std::error_code error;
   const bool is_local =
       arguments.has("--state-dir") || std::filesystem::exists(choice.state_directory.path, error);
-  if (!choice.address && (is_local || saved == SavedLogin::kMayNotChoose)) return choice;
+  const bool is_unix = choice.address && choice.address->starts_with("unix:");
+  if (is_unix || (!choice.address && (is_local || saved == SavedLogin::kMayNotChoose)))
+    return choice;
   BITRUNG_ASSIGN_OR_RETURN(choice.login, load_saved_login());
   if (!choice.address && choice.login) choice.address = choice.login->server;
   return choice;

@@ -56,6 +56,7 @@ engine::NewExperiment chain(const std::string& request_id, int jobs) {
   engine::NewExperiment experiment{.request_id = request_id,
                                    .name = "study-" + request_id,
                                    .source_yaml = "experiment: " + request_id + "\n",
+                                   .submitted_by = "anna",
                                    .request_sha256 = sha256(request_id),
                                    .graph_sha256 = sha256("graph of " + request_id),
                                    .join_active = false,

@@ -19,7 +19,7 @@ RULES = {
     "server/core": (("db/base", "db/rows.h", "db/words.h", "server/core"),
                     TORCH + GRPC + SQL + ASIO + YAML + CLI + ("spdlog/", "chrono_clock", "thread", "mutex")),
     "server/engine": (("db", "server/core", "server/engine"), TORCH + GRPC + SQL + YAML + CLI),
-    "server/auth": (("db/base", "server/auth"), TORCH + SQL + YAML + CLI),
+    "server/auth": (("db/base", "db/access_store.h", "db/words.h", "server/auth"), TORCH + SQL + YAML + CLI),
     "server/rpc": (("db", "server/core", "server/engine", "server/auth", "server/rpc"), TORCH + SQL + YAML + CLI),
     "server": (("db", "server"), TORCH + SQL + YAML),
     "worker/train/data/locate": (("worker/train/data", "db/base/check.h"), TORCH + GRPC + SQL + ASIO + YAML + CLI),

@@ -29,7 +29,9 @@ SMALL = [
     "--set", "defaults.validation=128",
 ]
 
-ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("BITRUNG_")} | {"NO_COLOR": "1"}
+# Without settings and logins of whoever runs the tests.
+ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("BITRUNG_")} | {
+    "NO_COLOR": "1", "XDG_CONFIG_HOME": "/nonexistent"}
 
 
 def command(program, *arguments):

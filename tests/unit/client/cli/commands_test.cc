@@ -1,5 +1,5 @@
 // Commands against a server in this process that answers from a script: exit codes, cursors,
-// idempotency, tokens.
+// idempotency, logins.
 #include <gmock/gmock.h>
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
@@ -15,6 +15,9 @@
 #include "bitrung/v1/results_service.grpc.pb.h"
 #include "client/cli/cli.h"
 #include "client/cli/state_directory.h"
+#include "db/base/certificates.h"
+#include "db/base/login_file.h"
+#include "db/base/secret.h"
 #include "tests/unit/client/cli/sample.h"
 #include "tests/unit/client/cli/temporary.h"
 
@@ -29,17 +32,8 @@ using testing::ElementsAre;
 
 class FakeFleet final : public v1::FleetService::Service {
  public:
-  std::string token;
-
-  Status GetServer(ServerContext* context, const v1::GetServerRequest*,
+  Status GetServer(ServerContext*, const v1::GetServerRequest*,
                    v1::GetServerResponse* response) override {
-    const auto found = context->client_metadata().find("authorization");
-    const std::string given = found == context->client_metadata().end()
-                                  ? std::string()
-                                  : std::string(found->second.data(), found->second.size());
-    if (!token.empty() && given != "Bearer " + token) {
-      return {StatusCode::UNAUTHENTICATED, "this server wants a token"};
-    }
     response->set_version("9.9.9");
     return Status::OK;
   }
@@ -251,6 +245,7 @@ class Commands : public testing::Test {
   std::string err() const { return err_.str(); }
 
   TemporaryFolder folder_;
+  const EnvironmentVariable config_{"XDG_CONFIG_HOME", (folder_.path() / "config").string()};
   StateDirectory directory_;
   FakeFleet fleet_;
   FakeExperiments experiments_;
@@ -440,17 +435,11 @@ TEST_F(Commands, CancelRetryDrain_SayWhatChanged) {
   EXPECT_EQ(run({"drain", "zz"}), 3);
 }
 
-TEST_F(Commands, Token_IsSentFromItsFile) {
-  fleet_.token = "secret";
-  const std::string address = "unix:" + directory_.socket().string();
-  EXPECT_EQ(run_exactly({"list", "--server", address}), 4);
-  EXPECT_NE(err().find("--token-file FILE"), std::string::npos) << err();
-  const fs::path token = folder_.path() / "token";
-  std::ofstream(token) << "secret\n";
-  fs::permissions(token, fs::perms::owner_read | fs::perms::owner_write);
-  EXPECT_EQ(run_exactly({"list", "--server", address, "--token-file", token}), 0);
-  fs::permissions(token, fs::perms::others_read, fs::perm_options::add);
-  EXPECT_EQ(run_exactly({"list", "--server", address, "--token-file", token}), 5);
+TEST_F(Commands, ServerOverTcp_WantsALogin) {
+  EXPECT_EQ(run_exactly({"list", "--server", "127.0.0.1:1"}), 4);
+  EXPECT_NE(err().find("bitrung login FILE"), std::string::npos) << err();
+  EXPECT_EQ(run_exactly({"login"}), 4);
+  EXPECT_NE(err().find("bitrung token create NAME"), std::string::npos) << err();
 }
 
 TEST_F(Commands, Version_AsksANamedServer) {
@@ -473,7 +462,15 @@ TEST_F(Commands, UnreachableServer_IsExitCodeSevenSoon) {
   const auto before = std::chrono::steady_clock::now();
   EXPECT_EQ(run_exactly({"list", "--server", "unix:" + (folder_.path() / "none.sock").string()}),
             7);
-  EXPECT_EQ(run_exactly({"list", "--server", "127.0.0.1:1"}), 7);
+  const fs::path login = folder_.path() / "a.login";
+  const auto authority = make_issuing_authority(
+      "test", {.from_ms = 1'800'000'000'000, .lifetime = std::chrono::hours(1)});
+  ASSERT_TRUE(write_login_file(login, {.kind = LoginFile::Kind::kLogin,
+                                       .server = "127.0.0.1:1",
+                                       .authority_pem = authority->certificate_pem,
+                                       .token = make_secret().text})
+                  .ok());
+  EXPECT_EQ(run_exactly({"list", "--login", login}), 7);
   EXPECT_TRUE(err().starts_with("bitrung: no answer from the server at 127.0.0.1:1 (")) << err();
   EXPECT_LT(std::chrono::steady_clock::now() - before, std::chrono::seconds(15));
 }

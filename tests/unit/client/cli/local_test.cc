@@ -1,4 +1,4 @@
-// What touches this machine only: state directories, token files, exit codes, restarts, child
+// What touches this machine only: state directories, login files, exit codes, restarts, child
 // processes.
 #include <gtest/gtest.h>
 #include <sys/stat.h>
@@ -10,10 +10,14 @@
 #include "client/cli/child_process.h"
 #include "client/cli/connection.h"
 #include "client/cli/exit_code.h"
+#include "client/cli/login.h"
 #include "client/cli/private_programs.h"
 #include "client/cli/session.h"
 #include "client/cli/state_directory.h"
+#include "db/base/certificates.h"
 #include "db/base/digest.h"
+#include "db/base/login_file.h"
+#include "db/base/secret.h"
 #include "db/base/status.h"
 #include "tests/unit/client/cli/temporary.h"
 
@@ -66,36 +70,94 @@ TEST(StateDirectory, RelativePath_NamesTheSameBeforeAndAfterItExists) {
   fs::current_path(before);
 }
 
-TEST(TokenFile, IsTakenOnlyWhenItIsPrivate) {
+LoginFile sample_login() {
+  const auto authority = make_issuing_authority(
+      "test", {.from_ms = 1'800'000'000'000, .lifetime = std::chrono::hours(1)});
+  return {.kind = LoginFile::Kind::kLogin,
+          .server = "lab:7420",
+          .authority_pem = authority->certificate_pem,
+          .token = make_secret().text};
+}
+
+TEST(LoginFile, IsTakenOnlyWhenItIsPrivateAndWhole) {
   const TemporaryFolder folder;
-  const fs::path file = folder.path() / "token";
-  std::ofstream(file) << "  secret-token\n";
-  fs::permissions(file, fs::perms::owner_read | fs::perms::owner_write);
-  EXPECT_EQ(*read_token_file(file), "secret-token");
+  const fs::path file = folder.path() / "anna.login";
+  const LoginFile login = sample_login();
+  ASSERT_TRUE(write_login_file(file, login).ok());
+  const absl::StatusOr<LoginFile> read = read_login_file(file, LoginFile::Kind::kLogin);
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->server, login.server);
+  EXPECT_EQ(read->authority_pem, login.authority_pem);
+  EXPECT_EQ(read->token, login.token);
+  const absl::Status other = read_login_file(file, LoginFile::Kind::kEnrolment).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(other));
+  EXPECT_NE(message(other).find("used by \"bitrung login FILE\""), std::string_view::npos) << other;
 
   fs::permissions(file, fs::perms::owner_read | fs::perms::owner_write | fs::perms::group_read);
-  const absl::Status open = read_token_file(file).status();
+  const absl::Status open = read_login_file(file, LoginFile::Kind::kLogin).status();
   EXPECT_TRUE(absl::IsPermissionDenied(open));
   EXPECT_NE(message(open).find("has mode 0640"), std::string_view::npos) << open;
+  EXPECT_TRUE(
+      absl::IsNotFound(read_login_file(folder.path() / "none", LoginFile::Kind::kLogin).status()));
+  for (const char* bad : {"", "{}", "[1]", R"({"bitrung":"login"})",
+                          R"({"bitrung":"login","server":"a:1","authority":"x","token":"y"})"}) {
+    const fs::path wrong = folder.path() / "wrong";
+    std::ofstream(wrong) << bad;
+    fs::permissions(wrong, fs::perms::owner_read | fs::perms::owner_write);
+    const absl::Status status = read_login_file(wrong, LoginFile::Kind::kLogin).status();
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << bad << status;
+  }
+}
 
-  EXPECT_TRUE(absl::IsNotFound(read_token_file(folder.path() / "none").status()));
-  const fs::path empty = folder.path() / "empty";
-  std::ofstream(empty) << "\n";
-  fs::permissions(empty, fs::perms::owner_read);
-  EXPECT_TRUE(absl::IsInvalidArgument(read_token_file(empty).status()));
+TEST(ChooseServer, NamedThenLocalThenSaved) {
+  const TemporaryFolder folder;
+  const EnvironmentVariable config("XDG_CONFIG_HOME", folder.path().string());
+  const EnvironmentVariable server("BITRUNG_SERVER", "");
+  const EnvironmentVariable file("BITRUNG_LOGIN", "");
+  const fs::path before = fs::current_path();
+  fs::current_path(folder.path());
+  EXPECT_FALSE(choose_server({})->address);
+  LoginFile login = sample_login();
+  ASSERT_TRUE(save_login(login).ok());
+  EXPECT_EQ(choose_server({})->address, "lab:7420");
+  EXPECT_FALSE(choose_server({}, SavedLogin::kMayNotChoose)->address);
+
+  Arguments arguments;
+  arguments.options["--server"] = {"other:1"};
+  EXPECT_EQ(choose_server(arguments)->address, "other:1");
+  EXPECT_EQ(choose_server(arguments)->login->token, login.token);
+  const EnvironmentVariable named("BITRUNG_SERVER", "env:2");
+  EXPECT_EQ(choose_server({})->address, "env:2");
+  arguments.options = {{"--state-dir", {"here"}}};
+  EXPECT_FALSE(choose_server(arguments)->address);
+
+  login.server = "third:3";
+  ASSERT_TRUE(write_login_file(folder.path() / "third.login", login).ok());
+  arguments.options = {{"--login", {(folder.path() / "third.login").string()}}};
+  EXPECT_EQ(choose_server(arguments)->address, "third:3");
+  {
+    const EnvironmentVariable unset("BITRUNG_SERVER", "");
+    EXPECT_EQ(choose_server({})->address, "lab:7420");
+    fs::create_directory(".bitrung");  // What runs here is nearer than a saved login.
+    EXPECT_FALSE(choose_server({})->address);
+  }
+  ASSERT_TRUE(forget_login().ok());
+  ASSERT_TRUE(forget_login().ok());
+  fs::current_path(before);
 }
 
 TEST(Address, OnlyUnixAndHostWithPort) {
+  const LoginFile login = sample_login();
   for (const char* good :
        {"unix:/run/x.sock", "unix:rel.sock", "127.0.0.1:7410", "[::1]:80", "host:1"}) {
-    EXPECT_TRUE(Connection::make(good, "").ok()) << good;
+    EXPECT_TRUE(Connection::make(good, login).ok()) << good;
   }
   for (const char* bad : {"", "unix:", "host", "host:", ":80", "host:0", "host:65536", "host:8o",
                           "http://host:80", "host:123456"}) {
-    EXPECT_TRUE(absl::IsInvalidArgument(Connection::make(bad, "").status())) << bad;
+    EXPECT_TRUE(absl::IsInvalidArgument(Connection::make(bad, login).status())) << bad;
   }
   EXPECT_TRUE(
-      absl::IsInvalidArgument(Connection::make("unix:/" + std::string(107, 'x'), "").status()));
+      absl::IsInvalidArgument(Connection::make("unix:/" + std::string(107, 'x'), login).status()));
 }
 
 TEST(ServerChoice, CommandLineBeforeEnvironment) {

@@ -128,9 +128,10 @@ TEST(Help, OverviewAndRun) {
 
 TEST(Help, EveryCommandHasSummaryExamplesAndUniqueOptions) {
   const std::set<std::string_view> expected{
-      "run",  "plan",    "submit",     "list",    "status",  "watch",  "wait",    "results",
-      "logs", "metrics", "options",    "explain", "cancel",  "retry",  "workers", "drain",
-      "data", "version", "completion", "compare", "inspect", "export", "import"};
+      "run",     "plan",   "submit",  "list",    "status",     "watch",   "wait",
+      "results", "logs",   "metrics", "options", "explain",    "cancel",  "retry",
+      "workers", "drain",  "data",    "version", "completion", "compare", "inspect",
+      "export",  "import", "login",   "token",   "enrol",      "audit"};
   std::set<std::string_view> names;
   for (const CommandSpec& command : command_table()) {
     names.insert(command.name);

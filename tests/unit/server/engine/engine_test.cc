@@ -130,6 +130,7 @@ NewExperiment two_jobs(const std::string& request_id, const std::string& name = 
   NewExperiment experiment{.request_id = request_id,
                            .name = name,
                            .source_yaml = "experiment: two\n",
+                           .submitted_by = "anna",
                            .request_sha256 = sha256(name),
                            .graph_sha256 = sha256("graph of " + name),
                            .join_active = false,

@@ -23,6 +23,10 @@ _bitrung() {
     'import:makes a teacher of a PyTorch state dict; runs nothing that is in the file'
     'workers:workers, their slots and what they do'
     'drain:gives a worker no new jobs'
+    'login:saves a login for a server, or shows whose it is'
+    'token:makes, lists and revokes the tokens of people (admins only)'
+    'enrol:lets a worker in, once, or ends its access (operators only)'
+    'audit:who changed what on the server, newest first (admins only)'
     'data:fetches and checks data sets'
     'version:version of the command line, and of the server if one is named'
     'completion:prints a completion script for a shell'
@@ -43,7 +47,7 @@ _bitrung() {
         '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
         '--quiet[no progress; errors and results only]' \
         '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
-        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--login[login file of mode 0600 for a server over TCP (or BITRUNG_LOGIN; default\: the one saved by "bitrung login")]:FILE:_files' \
         '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
         ':FILE:_files' \
         '--help[this text]' ;;
@@ -52,7 +56,7 @@ _bitrung() {
         '*--set[overrides a value of the file, e.g. defaults.epochs=1; may be repeated]:KEY=VALUE: ' \
         '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
         '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
-        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--login[login file of mode 0600 for a server over TCP (or BITRUNG_LOGIN; default\: the one saved by "bitrung login")]:FILE:_files' \
         '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
         ':FILE:_files' \
         '--help[this text]' ;;
@@ -64,7 +68,7 @@ _bitrung() {
         '*--set[overrides a value of the file, e.g. defaults.epochs=1; may be repeated]:KEY=VALUE: ' \
         '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
         '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
-        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--login[login file of mode 0600 for a server over TCP (or BITRUNG_LOGIN; default\: the one saved by "bitrung login")]:FILE:_files' \
         '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
         ':FILE:_files' \
         '--help[this text]' ;;
@@ -73,7 +77,7 @@ _bitrung() {
         '--limit[at most N (default 20, 0 for all)]:N: ' \
         '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
         '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
-        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--login[login file of mode 0600 for a server over TCP (or BITRUNG_LOGIN; default\: the one saved by "bitrung login")]:FILE:_files' \
         '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
         '::NAME: ' \
         '--help[this text]' ;;
@@ -81,7 +85,7 @@ _bitrung() {
       _arguments \
         '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
         '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
-        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--login[login file of mode 0600 for a server over TCP (or BITRUNG_LOGIN; default\: the one saved by "bitrung login")]:FILE:_files' \
         '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
         '::EXPERIMENT: ' \
         '--help[this text]' ;;
@@ -89,7 +93,7 @@ _bitrung() {
       _arguments \
         '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
         '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
-        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--login[login file of mode 0600 for a server over TCP (or BITRUNG_LOGIN; default\: the one saved by "bitrung login")]:FILE:_files' \
         '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
         '::EXPERIMENT: ' \
         '--help[this text]' ;;
@@ -97,7 +101,7 @@ _bitrung() {
       _arguments \
         '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
         '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
-        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--login[login file of mode 0600 for a server over TCP (or BITRUNG_LOGIN; default\: the one saved by "bitrung login")]:FILE:_files' \
         '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
         '::EXPERIMENT: ' \
         '--help[this text]' ;;
@@ -107,7 +111,7 @@ _bitrung() {
         '--metric[what is compared\: top1 (the default), top5, nll, brier, ece on the test set, or validation, the accuracy on held-out images]:METRIC:(top1 top5 nll brier ece validation)' \
         '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
         '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
-        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--login[login file of mode 0600 for a server over TCP (or BITRUNG_LOGIN; default\: the one saved by "bitrung login")]:FILE:_files' \
         '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
         '::EXPERIMENT: ' \
         '--help[this text]' ;;
@@ -116,7 +120,7 @@ _bitrung() {
         '--experiment[experiment of jobs that are given by name alone (default\: the newest)]:EXPERIMENT: ' \
         '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
         '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
-        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--login[login file of mode 0600 for a server over TCP (or BITRUNG_LOGIN; default\: the one saved by "bitrung login")]:FILE:_files' \
         '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
         ':A: ' \
         ':B: ' \
@@ -129,7 +133,7 @@ _bitrung() {
         '--experiment[experiment of jobs that are given by name alone (default\: the newest)]:EXPERIMENT: ' \
         '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
         '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
-        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--login[login file of mode 0600 for a server over TCP (or BITRUNG_LOGIN; default\: the one saved by "bitrung login")]:FILE:_files' \
         '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
         '*:JOB: ' \
         '--help[this text]' ;;
@@ -141,7 +145,7 @@ _bitrung() {
         '--experiment[experiment of jobs that are given by name alone (default\: the newest)]:EXPERIMENT: ' \
         '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
         '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
-        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--login[login file of mode 0600 for a server over TCP (or BITRUNG_LOGIN; default\: the one saved by "bitrung login")]:FILE:_files' \
         '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
         '*:JOB: ' \
         '--help[this text]' ;;
@@ -152,7 +156,7 @@ _bitrung() {
         '--experiment[experiment of jobs that are given by name alone (default\: the newest)]:EXPERIMENT: ' \
         '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
         '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
-        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--login[login file of mode 0600 for a server over TCP (or BITRUNG_LOGIN; default\: the one saved by "bitrung login")]:FILE:_files' \
         '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
         '*:JOB: ' \
         '--help[this text]' ;;
@@ -161,7 +165,7 @@ _bitrung() {
         '--experiment[experiment of jobs that are given by name alone (default\: the newest)]:EXPERIMENT: ' \
         '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
         '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
-        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--login[login file of mode 0600 for a server over TCP (or BITRUNG_LOGIN; default\: the one saved by "bitrung login")]:FILE:_files' \
         '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
         '*:JOB: ' \
         '--help[this text]' ;;
@@ -169,7 +173,7 @@ _bitrung() {
       _arguments \
         '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
         '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
-        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--login[login file of mode 0600 for a server over TCP (or BITRUNG_LOGIN; default\: the one saved by "bitrung login")]:FILE:_files' \
         '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
         ':EXPERIMENT: ' \
         '*:JOB: ' \
@@ -178,7 +182,7 @@ _bitrung() {
       _arguments \
         '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
         '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
-        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--login[login file of mode 0600 for a server over TCP (or BITRUNG_LOGIN; default\: the one saved by "bitrung login")]:FILE:_files' \
         '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
         ':EXPERIMENT: ' \
         '*:JOB: ' \
@@ -191,7 +195,7 @@ _bitrung() {
         '--experiment[experiment of jobs that are given by name alone (default\: the newest)]:EXPERIMENT: ' \
         '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
         '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
-        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--login[login file of mode 0600 for a server over TCP (or BITRUNG_LOGIN; default\: the one saved by "bitrung login")]:FILE:_files' \
         '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
         ':JOB:_files' \
         '--help[this text]' ;;
@@ -207,7 +211,7 @@ _bitrung() {
       _arguments \
         '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
         '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
-        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--login[login file of mode 0600 for a server over TCP (or BITRUNG_LOGIN; default\: the one saved by "bitrung login")]:FILE:_files' \
         '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
         '--help[this text]' ;;
     drain)
@@ -215,9 +219,46 @@ _bitrung() {
         '--off[gives it jobs again]' \
         '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
         '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
-        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--login[login file of mode 0600 for a server over TCP (or BITRUNG_LOGIN; default\: the one saved by "bitrung login")]:FILE:_files' \
         '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
         ':WORKER: ' \
+        '--help[this text]' ;;
+    login)
+      _arguments \
+        '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
+        '--forget[removes the saved login]' \
+        '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
+        '::FILE:_files' \
+        '--help[this text]' ;;
+    token)
+      _arguments \
+        '--role[viewer reads; submitter also submits, and cancels its own experiments (default); operator also those of others, and handles workers; admin also makes tokens]:ROLE:(viewer submitter operator admin)' \
+        '--days[valid so long, 1 to 366 (default 90)]:N: ' \
+        '--out[where to write it, mode 0600 (default NAME.login)]:FILE:_files' \
+        '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
+        '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
+        '--login[login file of mode 0600 for a server over TCP (or BITRUNG_LOGIN; default\: the one saved by "bitrung login")]:FILE:_files' \
+        '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
+        ':ACTION:(create list revoke)' \
+        '::NAME: ' \
+        '--help[this text]' ;;
+    enrol)
+      _arguments \
+        '--out[where to write the enrolment, mode 0600 (default WORKER.enrolment)]:FILE:_files' \
+        '--revoke[ends the worker'\''s certificates at once]' \
+        '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
+        '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
+        '--login[login file of mode 0600 for a server over TCP (or BITRUNG_LOGIN; default\: the one saved by "bitrung login")]:FILE:_files' \
+        '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
+        ':WORKER: ' \
+        '--help[this text]' ;;
+    audit)
+      _arguments \
+        '--limit[at most N (default 50, 0 for all)]:N: ' \
+        '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
+        '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
+        '--login[login file of mode 0600 for a server over TCP (or BITRUNG_LOGIN; default\: the one saved by "bitrung login")]:FILE:_files' \
+        '--state-dir[state directory to use when no server is named (default .bitrung)]:DIR:_files -/' \
         '--help[this text]' ;;
     data)
       _arguments \
@@ -232,7 +273,7 @@ _bitrung() {
     version)
       _arguments \
         '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
-        '--token-file[file of mode 0600 with the token for that server (or BITRUNG_TOKEN_FILE)]:FILE:_files' \
+        '--login[login file of mode 0600 for a server over TCP (or BITRUNG_LOGIN; default\: the one saved by "bitrung login")]:FILE:_files' \
         '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
         '--help[this text]' ;;
     completion)
