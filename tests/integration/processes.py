@@ -143,9 +143,9 @@ class BitrungTest(unittest.TestCase):
         line = Lines(server.stdout).wait_for("listening on ", 60)
         return server, line.split("listening on ", 1)[1]
 
-    def init_server(self, state=None):
+    def init_server(self, state=None, address="127.0.0.1:7420"):
         """Gives the state directory an authority and its first token, so that its server may listen on TCP."""
-        done = subprocess.run(command("bitrung-server", "init", "--state-dir", state or self.state, "--address", "127.0.0.1:7420"),
+        done = subprocess.run(command("bitrung-server", "init", "--state-dir", state or self.state, "--address", address),
                               capture_output=True, text=True, env=ENVIRONMENT, timeout=60)
         self.assertEqual(done.returncode, 0, done.stderr)
         return (state or self.state) / "admin.login"

@@ -22,6 +22,7 @@
 #include <CLI/CLI.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/signal_set.hpp>
+#include <boost/asio/steady_timer.hpp>
 
 #include "db/base/files.h"
 #include "db/base/parent_process.h"
@@ -51,6 +52,7 @@ struct Flags {
   std::string trainer;
   bool die_with_parent = false;
   double silence_timeout_seconds = 300;
+  double stop_after_seconds = 0;
   std::string log_level = "info";
   bool no_op = false;
   std::uint32_t no_op_points = 0;
@@ -175,7 +177,7 @@ absl::Status run(const Flags& flags) {
   boost::asio::io_context io{1};
   BITRUNG_ASSIGN_OR_RETURN(const std::unique_ptr<Agent> agent,
                            Agent::create(io, state, std::move(options)));
-  boost::asio::signal_set signals(io, SIGINT, SIGTERM);
+  boost::asio::signal_set signals(io, SIGINT, SIGTERM, SIGUSR2);
   // A terminal's interrupt reaches parent and worker alike, and the parent then terminates the
   // worker: only the same signal a second time says that somebody does not want to wait.
   std::set<int> seen;
@@ -189,7 +191,20 @@ absl::Status run(const Flags& flags) {
     });
   };
   await_signal();
-  agent->on_exit([&] { signals.cancel(); });
+  boost::asio::steady_timer end(io);
+  if (flags.stop_after_seconds > 0) {
+    end.expires_after(milliseconds{std::llround(flags.stop_after_seconds * 1000)});
+    end.async_wait([&](const boost::system::error_code& error) {
+      if (error) return;
+      spdlog::info("the time of --stop-after is over: finishing");
+      ::alarm(kExitSeconds);
+      agent->shut_down();
+    });
+  }
+  agent->on_exit([&] {
+    signals.cancel();
+    end.cancel();
+  });
   agent->start();
   io.run();
   return absl::OkStatus();
@@ -204,7 +219,8 @@ int main_with(int argc, char** argv) {
       "  bitrung-worker enrol gpu1.enrolment --state-dir /var/lib/bitrung-worker\n"
       "  bitrung-worker --state-dir /var/lib/bitrung-worker --data-dir /data\n"
       "  bitrung-worker --server unix:/srv/bitrung/server.sock --state-dir ~/worker --slots 2\n\n"
-      "TERM and INT end it cleanly: trainers stop at their last checkpoint and the jobs go to "
+      "TERM, INT and USR2 end it cleanly: trainers stop at their last checkpoint and the jobs go "
+      "to "
       "others. Exit codes: 0 stopped\nby a signal, 1 could not start, 2 wrong use.");
   app.add_option("--server", flags.server,
                  "unix:PATH or HOST:PORT (default: where it was enrolled)");
@@ -223,6 +239,9 @@ int main_with(int argc, char** argv) {
                  "seconds until a silent trainer is killed")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  app.add_option("--stop-after", flags.stop_after_seconds,
+                 "seconds after which it ends by itself, as if told to (default: never)")
+      ->check(CLI::PositiveNumber);
   app.add_option("--log-level", flags.log_level, "debug, info, warning or error")
       ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
       ->capture_default_str();

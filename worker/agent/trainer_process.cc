@@ -69,8 +69,9 @@ struct Child {
   ::sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
   ::signal(SIGPIPE, SIG_DFL);
-  ::signal(SIGINT, SIG_DFL);
-  ::signal(SIGTERM, SIG_DFL);
+  // Schedulers and terminals signal all processes at once. The agent ends its trainers itself, at
+  // a checkpoint if there is time; if it dies, so do they.
+  for (const int number : {SIGINT, SIGTERM, SIGUSR2}) ::signal(number, SIG_IGN);
   if (cores != nullptr) ::sched_setaffinity(0, sizeof *cores, cores);
   // Every descriptor in the way of 0 to 3 is first moved out of it.
   std::array<int, 4> moved{};

@@ -324,7 +324,7 @@ void on_term(int) {
   errno = saved_errno;
 }
 
-// SIGTERM makes the returned descriptor readable.
+// SIGTERM makes the returned descriptor readable, unless whoever started us lets us ignore it.
 int open_term_pipe() {
   std::array<int, 2> ends{};
   if (::pipe2(ends.data(), O_CLOEXEC) != 0) {
@@ -334,7 +334,9 @@ int open_term_pipe() {
   struct sigaction action {};
   action.sa_handler = on_term;
   action.sa_flags = SA_RESTART;
-  ::sigaction(SIGTERM, &action, nullptr);
+  struct sigaction inherited {};
+  ::sigaction(SIGTERM, nullptr, &inherited);
+  if (inherited.sa_handler != SIG_IGN) ::sigaction(SIGTERM, &action, nullptr);
   return ends[0];
 }
 
