@@ -175,7 +175,6 @@ TEST_F(RefusalsTest, AWorkerThatHoldsWhatWasNeverOffered_IsRefusedBecauseTheStat
 TEST_F(RefusalsTest, ABatch_IsTakenApartAndAnswered) {
   const auto stub = v1::WorkerService::NewStub(channel_);
   grpc::ClientContext context;
-  authorise(context);
   const auto stream = stub->OpenSession(&context);
   v1::OpenSessionRequest request;
   request.mutable_hello()->set_worker_id("w-1");
