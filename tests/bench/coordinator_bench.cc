@@ -354,6 +354,7 @@ class SimulatedWorker final
     std::uint32_t numerics = agent::kNoOpNumerics;
     std::string artifact;
     std::string dataset_sha256;
+    std::string dataset = "synthetic";
     bool holds = false;
   };
 
@@ -374,7 +375,7 @@ class SimulatedWorker final
     hello.set_numerics(options_.numerics);
     hello.add_slots()->set_device("none");
     v1::Dataset& dataset = *hello.add_datasets();
-    dataset.set_name("synthetic");
+    dataset.set_name(options_.dataset);
     dataset.set_sha256(options_.dataset_sha256);
     send(std::move(request));
   }
@@ -590,7 +591,11 @@ class Probe {
   explicit Probe(Client& client) {
     v1::SubmitExperimentRequest request = new_request("probe");
     constexpr std::uint32_t kProbeNumerics = agent::kNoOpNumerics - 1;
-    add_job(*request.mutable_jobs(), "probe", first_seed(), kProbeNumerics);
+    v1::JobNode& job = add_job(*request.mutable_jobs(), "probe", first_seed(), kProbeNumerics);
+    // A data set of its own: the worker's copy of the usual one is another.
+    std::string options = job.spec_json();
+    const std::string_view usual = "\"dataset\":\"synthetic\"";
+    job.set_spec_json(options.replace(options.find(usual), usual.size(), "\"dataset\":\"probe\""));
     const std::int64_t experiment = client.submit(request);
     worker_ = std::make_unique<SimulatedWorker>(
         client.connection(),
@@ -598,6 +603,7 @@ class Probe {
                                  .numerics = kProbeNumerics,
                                  .artifact = client.upload(agent::no_op_model()),
                                  .dataset_sha256 = sha256("probe").hex(),
+                                 .dataset = "probe",
                                  .holds = true});
     const auto key = worker_->wait_for_attempt();
     if (!key) die("the probe was offered nothing");
