@@ -68,9 +68,9 @@ class Cluster:
 
     def start(self):
         for words in (["slurmctld", "-D", "-c"], ["slurmd", "-D", "-N", "node1"], ["slurmd", "-D", "-N", "node2"]):
-            log = open(self.directory / f"{words[-1].strip('-')}.out", "w")
-            self.processes.append(subprocess.Popen(words, stdout=log, stderr=log, env=os.environ | self.environment,
-                                                   start_new_session=True))
+            with open(self.directory / f"{words[0]}-{words[-1].strip('-')}.out", "w") as log:
+                self.processes.append(subprocess.Popen(words, stdout=log, stderr=log, env=os.environ | self.environment,
+                                                       start_new_session=True))
         self.wait(lambda: self.run("sinfo", "-h", "-o", "%T", check=False).stdout.split() == ["idle"], "both nodes are idle", 60)
 
     def run(self, *words, check=True, env=None):
