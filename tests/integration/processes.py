@@ -152,7 +152,7 @@ class BitrungTest(unittest.TestCase):
 
     def enrol(self, state, address, name, directory):
         """Gets the worker its certificate, by the two commands that people use."""
-        enrolment = self.directory / f"{name}.enrolment"
+        enrolment = pathlib.Path(f"{directory}.enrolment")
         self.bitrung("enrol", name, "--out", enrolment, "--server", address, "--login", state / "admin.login", state=False)
         done = subprocess.run(command("bitrung-worker", "enrol", enrolment, "--server", address, "--state-dir", directory),
                               capture_output=True, text=True, env=ENVIRONMENT, timeout=60)
