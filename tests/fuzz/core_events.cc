@@ -13,7 +13,7 @@ constexpr int kStepsMax = 400;
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  GTEST_FLAG_SET(break_on_failure, true);  // A failed expectation ends the process.
+  GTEST_FLAG_SET(throw_on_failure, true);  // A failed expectation ends the process.
   std::size_t used = 0;
   const auto below = [&](std::size_t end) {
     std::uint32_t number = 0;

@@ -451,7 +451,21 @@ void Agent::perform(const StoreFile& action) {
     pins_.add(action.key, *no_op_model_);
     return step(FileStored{action.key, action.purpose, action.epoch, *no_op_model_});
   }
-  run_on(disk_, [this, action]() -> Event {
+  auto files = std::make_shared<std::vector<FileDescriptor>>();
+  absl::Status status;
+  const auto spool = spools_.find(action.key);
+  if (action.purpose == FilePurpose::kResume && spool != spools_.end()) {
+    absl::StatusOr<std::vector<FileDescriptor>> duplicates = spool->second.duplicates();
+    status = duplicates.status();
+    if (duplicates.ok()) *files = *std::move(duplicates);
+  }
+  run_on(disk_, [this, action, files, status]() mutable -> Event {
+    if (action.purpose == FilePurpose::kResume) {
+      if (status.ok()) status = sync_all(*files);
+      if (status.ok()) status = persist_resume_epoch(layout_, action.key, action.epoch);
+      if (!status.ok())
+        return StoreFailed{action.key, action.purpose, action.epoch, std::string(message(status))};
+    }
     const absl::StatusOr<db::ArtifactStore::Stored> stored = cache_.put_file(action.path);
     if (!stored.ok()) {
       return StoreFailed{action.key, action.purpose, action.epoch,

@@ -555,6 +555,7 @@ void Core::store_checkpoint(Attempt& attempt, CheckpointFile file) {
     return;
   }
   attempt.storing = true;
+  attempt.storing_points = attempt.points.position.written;
   actions_.push_back(StoreFile{attempt.offer.key, FilePurpose::kResume, file.epoch, file.path});
 }
 
@@ -568,7 +569,8 @@ void Core::on(const FileStored& event) {
                Succeeded{*attempt->result, event.artifact, std::move(attempt->report_json)});
   }
   attempt->storing = false;
-  if (wants_resume_state(*attempt)) attempt->stored = StoredCheckpoint{event.epoch, event.artifact};
+  if (wants_resume_state(*attempt))
+    attempt->stored = StoredCheckpoint{event.epoch, event.artifact, attempt->storing_points};
   if (attempt->unstored)
     store_checkpoint(*attempt, *std::exchange(attempt->unstored, std::nullopt));
   pump(*attempt);
@@ -836,7 +838,7 @@ void Core::pump(Attempt& attempt) {
     if (succeeded != nullptr && attempt.outcome_durable && !attempt.model_uploaded) {
       attempt.uploading_model = true;
       actions_.push_back(Upload{attempt.offer.key, succeeded->artifact});
-    } else if (attempt.stored) {
+    } else if (attempt.stored && attempt.points.position.acknowledged >= attempt.stored->points) {
       attempt.uploading_checkpoint = attempt.stored;
       actions_.push_back(Upload{attempt.offer.key, attempt.stored->artifact});
     }

@@ -16,6 +16,9 @@
 //   from the acknowledged watermark on.
 // * An outcome is durable before it is said, and said only after every point and line is
 //   acknowledged and its artifact (or newest resume state) is uploaded.
+// * A resume state is said after the points before it: a training that goes on from it elsewhere
+// does
+//   not measure them again, and they must not be lost with this worker.
 // * A server with a lower term than one seen before is a restored backup: it is not listened to.
 #pragma once
 
@@ -401,6 +404,7 @@ class Core {
   struct StoredCheckpoint {
     std::uint32_t epoch = 0;
     Digest artifact;
+    std::uint64_t points = 0;  // Measured before it.
   };
   struct Attempt {
     Offer offer;
@@ -420,6 +424,7 @@ class Core {
     bool fetching = false;
     std::optional<CheckpointFile> unstored;
     bool storing = false;
+    std::uint64_t storing_points = 0;        // Measured before what is being stored.
     std::optional<StoredCheckpoint> stored;  // Newest one that is not uploaded.
     std::optional<StoredCheckpoint> said;
     std::optional<StoredCheckpoint> uploading_checkpoint;

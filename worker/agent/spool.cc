@@ -20,6 +20,7 @@ namespace {
 using nlohmann::json;
 
 constexpr std::size_t kOfferBytesMax = std::size_t{4} << 20;
+constexpr std::size_t kEpochBytesMax = 16;
 
 std::string encode_point(const Point& point) {
   std::string bytes(16, '\0');
@@ -61,13 +62,16 @@ std::optional<std::uint32_t> resume_epoch(std::string_view file) {
   return epoch;
 }
 
-std::optional<CheckpointFile> newest_resume_state(const std::filesystem::path& directory) {
+// Of those up to epoch_max.
+std::optional<CheckpointFile> newest_resume_state(const std::filesystem::path& directory,
+                                                  std::uint32_t epoch_max) {
   std::optional<CheckpointFile> newest;
   std::error_code error;
   for (auto it = std::filesystem::directory_iterator(directory, error);
        !error && it != std::filesystem::directory_iterator(); it.increment(error)) {
     const auto epoch = resume_epoch(it->path().filename().string());
-    if (epoch && (!newest || *epoch > newest->epoch)) newest = {*epoch, it->path().string()};
+    if (epoch && *epoch <= epoch_max && (!newest || *epoch > newest->epoch))
+      newest = {*epoch, it->path().string()};
   }
   return newest;
 }
@@ -172,6 +176,12 @@ std::filesystem::path SpoolLayout::work(const AttemptKey& key) const {
   return state_directory / "work" / to_string(key);
 }
 
+absl::Status persist_resume_epoch(const SpoolLayout& layout, const AttemptKey& key,
+                                  std::uint32_t epoch) {
+  BITRUNG_RETURN_IF_ERROR(make_directories(layout.spool(key), 0700));
+  return write_file_durably(layout.spool(key) / "resume_epoch", fmt::format("{}", epoch), 0600);
+}
+
 absl::Status remove_attempt(const SpoolLayout& layout, const AttemptKey& key) {
   // The offer goes first: a directory that is half removed must not look like an attempt.
   const std::filesystem::path offer = layout.spool(key) / "offer.json";
@@ -214,7 +224,11 @@ absl::StatusOr<std::vector<RecoveredAttempt>> recover(const SpoolLayout& layout,
     RecoveredAttempt& attempt = attempts.emplace_back();
     attempt.offer = std::move(entry.offer);
     attempt.outcome = std::move(entry.outcome);
-    attempt.resume = newest_resume_state(layout.work(key));
+    std::uint32_t noted = 0;
+    if (const auto epoch = read_file(layout.spool(key) / "resume_epoch", kEpochBytesMax);
+        epoch.ok())
+      std::from_chars(epoch->data(), epoch->data() + epoch->size(), noted);
+    attempt.resume = newest_resume_state(layout.work(key), noted);
     if (!std::filesystem::exists(layout.spool(key), error)) continue;
     BITRUNG_ASSIGN_OR_RETURN(const AttemptSpool log, AttemptSpool::open(layout.spool(key)));
     attempt.points = log.points();

@@ -60,6 +60,11 @@ struct SpoolLayout {
   std::filesystem::path work(const AttemptKey& key) const;
 };
 
+// Notes that everything measured before the resume state of this epoch is in the spool, durably.
+// Only such a state is recovered: one that the trainer wrote and nobody heard of may be ahead of
+// its points, and a training that went on from it would leave a hole in them.
+absl::Status persist_resume_epoch(const SpoolLayout& layout, const AttemptKey& key,
+                                  std::uint32_t epoch);
 // Removes both directories. Interrupted, it is finished by the next recover().
 absl::Status remove_attempt(const SpoolLayout& layout, const AttemptKey& key);
 // Every attempt in the journal, and those that an earlier version left with an offer.json and

@@ -598,7 +598,9 @@ void World::check_offer(const Offer& offer) const {
 }
 
 void World::check_no_job_fits_a_free_slot() const {
-  for (const auto& [id, stored] : stored_.jobs()) {
+  for (const auto& entry : stored_.jobs()) {  // clang 14 captures no structured binding.
+    const JobId id = entry.first;
+    const auto& stored = entry.second;
     if (stored.state.state != JobState::kReady) continue;
     const Reason reason = core_->explain(id, now_).front();
     if (std::holds_alternative<WaitsForRetry>(reason) ||

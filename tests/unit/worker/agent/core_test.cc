@@ -242,8 +242,8 @@ TEST(Core, NewSession_SaysAgainWhatIsNotAcknowledged) {
   world.start(kFirst);
   world.points(kFirst, 2);
   world.send(PointsAcknowledged{world.session(), kFirst, 2});
-  world.points(kFirst, 3);
   world.train(kFirst, CheckpointWritten{{1, "/r"}});
+  world.points(kFirst, 3);
   world.send(FileStored{kFirst, FilePurpose::kResume, 1, kResume});
   world.send(Uploaded{kFirst, kResume});
   world.forget();
@@ -451,6 +451,22 @@ TEST(Core, Checkpoints_AreUploadedNewestFirstAndThenSaid) {
   world.expect({"send_checkpoint 1-1 epoch 1 bbbbbbbbbbbb", "upload 1-1 cccccccccccc"});
   world.send(Uploaded{kFirst, kNewerResume});
   world.expect({"send_checkpoint 1-1 epoch 3 cccccccccccc"});
+}
+
+TEST(Core, Checkpoint_WaitsForThePointsBeforeIt) {
+  World world;
+  world.open();
+  world.start(kFirst);
+  world.points(kFirst, 3);
+  world.train(kFirst, CheckpointWritten{{1, "/work/resume-1"}});
+  world.expect(
+      {"append_points 1-1 3", "send_points 1-1 1..3", "store_file 1-1 resume /work/resume-1"});
+  world.send(FileStored{kFirst, FilePurpose::kResume, 1, kResume});
+  world.points(kFirst, 2);
+  world.expect({"append_points 1-1 2"});
+  world.send(PointsAcknowledged{world.session(), kFirst, 3});  // The later ones may follow it.
+  world.expect({"record_watermarks 1-1 points 3 lines 0", "send_points 1-1 4..5",
+                "upload 1-1 bbbbbbbbbbbb"});
 }
 
 TEST(Core, FailedUpload_IsTriedAgainLater) {

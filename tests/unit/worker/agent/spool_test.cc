@@ -196,6 +196,8 @@ TEST_F(SpoolTest, Attempt_IsRecoveredWithItsPositionsAndNewestResumeState) {
   touch(layout_.work(key_) / "resume-9.safetensors");
   touch(layout_.work(key_) / "resume-10.safetensors");
   touch(layout_.work(key_) / "resume-11.safetensors.tmp");
+  touch(layout_.work(key_) / "resume-12.safetensors");  // Nobody has heard of it.
+  ASSERT_TRUE(persist_resume_epoch(layout_, key_, 10).ok());
 
   const std::vector<RecoveredAttempt> attempts = recover_all();
   ASSERT_EQ(attempts.size(), 1U);
@@ -215,6 +217,16 @@ TEST_F(SpoolTest, Attempt_IsRecoveredWithItsPositionsAndNewestResumeState) {
   EXPECT_EQ(attempt.lines.acknowledged, 1U);
   ASSERT_TRUE(attempt.resume.has_value());
   EXPECT_EQ(attempt.resume->epoch, 10U);
+}
+
+TEST_F(SpoolTest, ResumeStateThatNobodyHeardOf_IsNotRecovered) {
+  write({Journal::offered(offer())});
+  open();
+  touch(layout_.work(key_) / "resume-1.safetensors");
+  EXPECT_FALSE(recover_all().at(0).resume.has_value());
+  touch(layout_.work(key_) / "resume-2.safetensors");
+  ASSERT_TRUE(persist_resume_epoch(layout_, key_, 1).ok());
+  EXPECT_EQ(recover_all().at(0).resume->epoch, 1U);
 }
 
 TEST_F(SpoolTest, Outcomes_AreRecovered) {

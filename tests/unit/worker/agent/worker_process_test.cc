@@ -243,14 +243,12 @@ TEST_F(WorkerProcessTest, OutcomeWithoutReply_IsSaidAgainAfterKillMinus9) {
 TEST_F(WorkerProcessTest, KillMinus9WhileTraining_GivesTheAttemptBackWithItsResumeState) {
   start_worker();
   wait_for_session(1);
-  server_.hold_replies(true);
   server_.offer(offer(
       1, 1,
       R"([["points",[["a",1,1]]],["checkpoint",1],["points",[["a",2,2]]],["checkpoint",2],["hang"]])"));
   wait([](const FakeServer& s) { return s.attempt("1-1").checkpoints.size() == 2; });
   kill_worker(SIGKILL);
   EXPECT_EQ(wait_for_worker(), -SIGKILL);
-  server_.hold_replies(false);
   start_worker();
   wait_for_outcome("1-1");
   const AttemptRecord& attempt = server_.attempt("1-1");
