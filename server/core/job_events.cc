@@ -85,6 +85,13 @@ void Core::State::on(const RetryJobs& event) {
       }
     });
   }
+  // One that needs a job which is still being cancelled can only be tried again after that.
+  for (const JobIndex index : revived) {
+    if (jobs[index].state != JobState::kBlocked || !is_doomed(index)) continue;
+    move(index, JobEvent::kAncestorEnded);
+    mark_finished(index);
+    skip_descendants(index);
+  }
   for (const JobIndex index : revived) {
     if (!jobs.experiment_of(jobs[index]).costs_known) {
       compute_chains(jobs[index].experiment);

@@ -427,10 +427,15 @@ Engine::Input Engine::change_jobs(core::Event event, Reply<std::uint32_t> reply)
   return {.handle =
               [event = std::move(event), reply](Engine& engine) {
                 core::Effects effects = engine.core_->step(event, engine.clock_.now());
+                // What was to be tried again and could not be is saved, but as it was.
+                const bool is_retry = std::holds_alternative<core::RetryJobs>(event);
                 std::unordered_set<std::int64_t> changed;
                 for (const core::Effect& effect : effects) {
-                  if (const auto* save = std::get_if<core::SaveJob>(&effect))
-                    changed.insert(number(save->job));
+                  const auto* save = std::get_if<core::SaveJob>(&effect);
+                  if (save == nullptr) continue;
+                  if (is_retry && engine.core_->row(save->job).state == JobState::kSkipped)
+                    continue;
+                  changed.insert(number(save->job));
                 }
                 engine.take(std::move(effects));
                 engine.turn_.outbox.push_back(

@@ -49,6 +49,17 @@ TEST(Cancel, OfferedOrRunningJob_IsStoppedFirst) {
   }
 }
 
+TEST(Cancel, WhatNeedsAJobThatIsBeingStopped_IsTriedAgainOnlyAfterThat) {
+  World world("a\nb <- a\nc <- b\n");
+  world.join("w1").start("w1", "a#1").cancel("a");
+  world.retry("c");
+  world.expect_states("a cancelling, b skipped, c skipped");
+  EXPECT_EQ(world.explain("b"), "skipped because of a");
+  world.stopped("w1", "a#1");
+  world.retry("c");
+  world.expect_states("a offered, b blocked, c blocked");
+}
+
 TEST(Cancel, SuccessThatCrossesIt_IsRecordedAsCancelled) {
   World world("a\nb <- a\n");
   world.join("w1").start("w1", "a#1").cancel("a").forget_messages();

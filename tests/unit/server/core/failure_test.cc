@@ -187,14 +187,5 @@ TEST(Retry, OfACancelledJob_RunsItAgain) {
   world.expect_states("a ready, b blocked");
 }
 
-TEST(Retry, BelowAJobThatIsBeingCancelled_IsSkippedAgainWithIt) {
-  World world("a\nb <- a\n");
-  world.join("w1").cancel("a").retry("b");
-  world.expect_states("a cancelling, b blocked");
-  EXPECT_EQ(world.explain("b"), "waits for a (cancelling)");
-  world.stopped("w1", "a#1");
-  world.expect_states("a cancelled, b skipped");
-}
-
 }  // namespace
 }  // namespace bitrung::core

@@ -632,7 +632,11 @@ void World::check_no_job_fits_a_free_slot() const {
 
 void World::check_rebuilt() const {
   Core rebuilt(settings_, stored_.snapshot(), now_);
-  ASSERT_TRUE(rebuilt.started().empty()) << "a restart changes rows";
+  for (const Effect& effect : rebuilt.started()) {
+    const auto* const job = std::get_if<SaveJob>(&effect);
+    ADD_FAILURE() << "a restart changes rows: effect " << effect.index()
+                  << (job == nullptr ? std::string() : " of " + name(job->job));
+  }
   for (const auto& [id, stored] : stored_.jobs()) {
     ASSERT_EQ(rebuilt.row(id), stored.state) << name(id);
     ASSERT_EQ(rebuilt.experiment_of(id), core_->experiment_of(id));
