@@ -74,7 +74,8 @@ class BadInputTest(BitrungTest):
         self.assertIn("1000000", done.stderr.replace(",", ""))
 
     def test_UnreachableServer(self):
-        done = self.bitrung("list", "--server", "127.0.0.1:1", state=False, expect=7, timeout=60)
+        login = self.init_server()
+        done = self.bitrung("list", "--server", "127.0.0.1:1", "--login", login, state=False, expect=7, timeout=60)
         self.assertIn("127.0.0.1:1", done.stderr)
 
     def test_NothingThere(self):
