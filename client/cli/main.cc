@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <cstdlib>
 #include <iostream>
 
 #include "client/cli/cli.h"
@@ -15,5 +16,9 @@ int main(int argc, char** argv) {
   std::ios::sync_with_stdio(false);
   bitrung::cli::Streams streams{std::cout, std::cerr, bitrung::cli::inspect_terminal(STDOUT_FILENO),
                                 bitrung::cli::inspect_terminal(STDERR_FILENO)};
-  return bitrung::cli::run_cli(std::vector<std::string>(argv + 1, argv + argc), streams);
+  const int code = bitrung::cli::run_cli(std::vector<std::string>(argv + 1, argv + argc), streams);
+  // Threads of gRPC may still be about to connect: nothing is torn down below them.
+  std::cout.flush();
+  std::cerr.flush();
+  std::_Exit(code);
 }
