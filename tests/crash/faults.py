@@ -4,6 +4,7 @@ The script of faults is a function of its seed. What happens under it is not: it
 point. What must come out does not depend on anything.
 """
 import dataclasses
+import functools
 import hashlib
 import heapq
 import os
@@ -123,7 +124,8 @@ class World:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.processes, self.controls, self.proxies = {}, {}, {}
-        self.paused = []  # (when it goes on, process id)
+        self.begun = 0
+        self.endings = []  # (when, number, what): how faults that last end.
         self.reached, self.not_reached = {}, {}
         self.restarts = {"server": 0, **dict.fromkeys(WORKERS, 0)}
         self.finished = {}  # Succeeded jobs that were seen: they never change.
@@ -167,14 +169,11 @@ class World:
         self.processes[who] = process
 
     def supervise(self):
-        """Starts again what was killed; whatever ended by itself breaks a promise."""
-        now = time.monotonic()
-        while self.paused and self.paused[0][0] <= now:
-            _, pid = heapq.heappop(self.paused)
-            try:
-                os.kill(pid, signal.SIGCONT)
-            except ProcessLookupError:
-                pass
+        """Ends faults whose time is over and starts again what was killed; whatever ended by itself breaks a promise.
+
+        To be called by everything that waits: what it waits for may need the end of a fault."""
+        while self.endings and self.endings[0][0] <= time.monotonic():
+            heapq.heappop(self.endings)[2]()
         for who, process in list(self.processes.items()):
             code = process.poll()
             if code is None:
@@ -206,15 +205,11 @@ class World:
         return "\n".join(lines)
 
     def stop(self):
+        while self.endings:
+            heapq.heappop(self.endings)[2]()
         for proxy in self.proxies.values():
             proxy.close()
         self.proxies = {}
-        for _, pid in self.paused:
-            try:
-                os.kill(pid, signal.SIGCONT)
-            except ProcessLookupError:
-                pass
-        self.paused = []
         for who in WORKERS + ("server",):
             self.processes[who].terminate()
         for who in WORKERS + ("server",):
@@ -230,18 +225,28 @@ class World:
             return [process.pid]
         return descendants_named(process.pid, "bitrung-trainer")
 
+    def end_after(self, seconds, what):
+        self.begun += 1  # Faults of equal times end in the order of their beginning.
+        heapq.heappush(self.endings, (time.monotonic() + seconds, self.begun, what))
+
+    def go_on(self, pid):
+        try:
+            os.kill(pid, signal.SIGCONT)
+        except ProcessLookupError:
+            pass
+
     def begin(self, fault):
-        """Begins a fault; returns (seconds, what ends it) or nothing."""
+        """Begins a fault, and sees to its end."""
         proxy = self.proxies.get(fault.target)
         if fault.what.endswith("_at"):
-            return self.kill_at(fault)
-        if fault.what.startswith("kill"):
+            self.kill_at(fault)
+        elif fault.what.startswith("kill"):
             for pid in self.process_ids(fault.what, fault.target):
                 kill(pid)
         elif fault.what.startswith("pause"):
             for pid in self.process_ids(fault.what, fault.target):
                 os.kill(pid, signal.SIGSTOP)
-                heapq.heappush(self.paused, (time.monotonic() + fault.seconds, pid))
+                self.end_after(fault.seconds, functools.partial(self.go_on, pid))
         elif fault.what == "cut":
             proxy.cut()
         elif fault.what == "half_close":
@@ -253,14 +258,13 @@ class World:
                 if fault.ending == "cut":
                     proxy.cut()
                 proxy.silence()
-            return fault.seconds, end
+            self.end_after(fault.seconds, end)
         elif fault.what == "delay":
             proxy.delay(fault.detail)
-            return fault.seconds, lambda: proxy.delay(0)
+            self.end_after(fault.seconds, lambda: proxy.delay(0))
         elif fault.what == "bandwidth":
             proxy.bandwidth(fault.detail)
-            return fault.seconds, lambda: proxy.bandwidth(None)
-        return None
+            self.end_after(fault.seconds, lambda: proxy.bandwidth(None))
 
     def kill_at(self, fault):
         """Waits until a process dies at the point, or for so long that the point is not reached now."""
@@ -271,19 +275,14 @@ class World:
         deadline = time.monotonic() + 5
         while control.armed() and time.monotonic() < deadline:
             self.supervise()
-            self.study()
             time.sleep(0.005)  # The pause between two looks at the outside.
         hit = not control.armed()
         control.disarm()
         counts = self.reached if hit else self.not_reached
         counts[f"{program}:{name}"] = counts.get(f"{program}:{name}", 0) + 1
         self.say(f"    {'killed there' if hit else 'not reached'}")
-        return None
 
     # ---- the study
-
-    def study(self):
-        """Called while waiting: keeps the workers busy."""
 
     def write_round(self, number):
         file = self.directory / f"faults-{number}.yaml"
@@ -390,26 +389,17 @@ def run(test, seed, count, library):
     study()
     world.wait(lambda: world.query("select 1 from job where state = 'running'"), "the first job runs", 120)
 
-    endings = []  # (when, order, what)
-
-    def end_due(now):
-        while endings and endings[0][0] <= now:
-            heapq.heappop(endings)[2]()
-    world.study = lambda: end_due(time.monotonic())
     for number, fault in enumerate(script(seed, count), 1):
         due = time.monotonic() + fault.gap
         while time.monotonic() < due:
             world.supervise()
-            end_due(time.monotonic())
             time.sleep(0.01)  # The pause between two looks at the outside.
         world.look()
         study()
         world.say(f"fault {number}/{count}: {fault}")
-        ending = world.begin(fault)
-        if ending is not None:
-            heapq.heappush(endings, (time.monotonic() + ending[0], number, ending[1]))
+        world.begin(fault)
     # Faults off: everything comes to rest.
-    world.wait(lambda: not endings or end_due(time.monotonic()) or not endings, "the last fault ends", 60)
+    world.wait(lambda: not world.endings, "the last fault ends", 60)
     for proxy in world.proxies.values():
         proxy.heal()
     world.say("faults off")
