@@ -50,7 +50,6 @@ struct Statements {
   Statement logs_of_attempt;
   Statement log_count;
   Statement log_count_of_attempt;
-  Statement succeeded_with_spec;
   Statement equal_jobs;
   Statement succeeded_like;
   Statement pins;
@@ -148,9 +147,6 @@ constexpr auto kOperations = std::to_array<Operation>({
      "SELECT coalesce(sum(line_watermark), 0) FROM attempt WHERE job_id = ?"},
     {&Statements::log_count_of_attempt, "log_count_of_attempt",
      "SELECT coalesce(sum(line_watermark), 0) FROM attempt WHERE job_id = ? AND attempt = ?"},
-    {&Statements::succeeded_with_spec, "succeeded_with_spec",
-     "SELECT {} WHERE j.spec_sha256 = ? AND j.state = 'succeeded' ORDER BY j.id DESC LIMIT ?",
-     kWholeJobs},
     {&Statements::equal_jobs, "equal_jobs",
      "SELECT experiment_id, name, identity FROM job WHERE spec_sha256 = ? AND state = 'succeeded' "
      "ORDER BY id DESC LIMIT ?"},
@@ -380,13 +376,6 @@ class SqliteReader final : public StoreReader {
       while (rows.next()) rows.read(count);
       BITRUNG_RETURN_IF_ERROR(rows.status());
       return count;
-    });
-  }
-
-  absl::StatusOr<std::vector<JobRow>> succeeded_with_spec(const Digest& spec_sha256,
-                                                          std::size_t limit) override {
-    return in_snapshot([&] {
-      return read_jobs(statements_.succeeded_with_spec.query(spec_sha256, as_limit(limit)));
     });
   }
 

@@ -159,15 +159,7 @@ class StoreReader {
     std::optional<JobId> cached_from;
   };
   virtual absl::StatusOr<std::vector<JobHead>> job_heads(ExperimentId id,
-                                                         const std::vector<std::string>& names) {
-    std::vector<JobHead> heads;
-    for (const std::string& each : names) {
-      const auto row = job(id, each);
-      if (!row.ok()) return row.status();
-      heads.push_back({row->spec.id, row->spec.name, row->state.cached_from});
-    }
-    return heads;
-  }
+                                                         const std::vector<std::string>& names) = 0;
   virtual absl::StatusOr<std::vector<AttemptRow>> attempts(JobId id) = 0;
 
   // The report of a job, or of the job it was cached from; nothing if there is none.
@@ -188,28 +180,15 @@ class StoreReader {
                                                    std::uint64_t after_line, std::size_t limit) = 0;
   virtual absl::StatusOr<std::uint64_t> log_count(JobId id, std::uint32_t only_attempt) = 0;
 
-  // Succeeded jobs whose canonical options have this digest, newest first (for plans).
-  virtual absl::StatusOr<std::vector<JobRow>> succeeded_with_spec(const Digest& spec_sha256,
-                                                                  std::size_t limit) = 0;
   // What a plan asks of succeeded jobs with given options.
   struct EqualJob {
     ExperimentId experiment{};
     std::string name;
     std::optional<Digest> identity;
   };
-  // For each of the digests what succeeded_with_spec() finds, in one go.
+  // For each digest of canonical options the succeeded jobs that have them, newest first.
   virtual absl::StatusOr<std::vector<std::vector<EqualJob>>> equal_jobs(
-      const std::vector<Digest>& specs, std::size_t limit) {
-    std::vector<std::vector<EqualJob>> all;
-    for (const Digest& spec : specs) {
-      const auto rows = succeeded_with_spec(spec, limit);
-      if (!rows.ok()) return rows.status();
-      std::vector<EqualJob>& equal = all.emplace_back();
-      for (const JobRow& row : *rows)
-        equal.push_back({row.spec.experiment, row.spec.name, row.state.identity});
-    }
-    return all;
-  }
+      const std::vector<Digest>& specs, std::size_t limit) = 0;
   // Succeeded jobs of the same network and data set, newest first (for "why not cached" and for
   // estimates).
   virtual absl::StatusOr<std::vector<JobRow>> succeeded_like(std::string_view model,

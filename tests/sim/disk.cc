@@ -247,8 +247,8 @@ class SimStore final : public db::Store {
   absl::StatusOr<OfferText> offer_text(JobId id) override {
     const db::JobSpecRow& spec = disk_.tables_.job(id).spec;
     const std::string& experiment = disk_.tables_.experiments.at(spec.experiment).name;
-    return OfferText{fmt::format("{}/{}", experiment, spec.name), spec.spec_json,
-                     spec.dataset, spec.timeout_seconds};
+    return OfferText{fmt::format("{}/{}", experiment, spec.name), spec.spec_json, spec.dataset,
+                     spec.timeout_seconds};
   }
 
  private:
@@ -412,7 +412,12 @@ class SimReader final : public db::StoreReader {
     return unused();
   }
   absl::StatusOr<std::uint64_t> log_count(JobId, std::uint32_t) override { return unused(); }
-  absl::StatusOr<std::vector<db::JobRow>> succeeded_with_spec(const Digest&, std::size_t) override {
+  absl::StatusOr<std::vector<JobHead>> job_heads(ExperimentId,
+                                                 const std::vector<std::string>&) override {
+    return unused();
+  }
+  absl::StatusOr<std::vector<std::vector<EqualJob>>> equal_jobs(const std::vector<Digest>&,
+                                                                std::size_t) override {
     return unused();
   }
   absl::StatusOr<std::vector<db::JobRow>> succeeded_like(std::string_view, std::string_view,

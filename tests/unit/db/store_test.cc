@@ -709,9 +709,18 @@ TEST_F(StoreTest, SucceededJobs_AreFoundBySpecAndByNetwork) {
     for (const auto& row : rows) found.push_back(number(row.spec.id));
     return found;
   };
-  EXPECT_THAT(ids(value_of(reader_->succeeded_with_spec(digest_of("spec"), 10))),
-              ElementsAre(2, 1));
-  EXPECT_THAT(ids(value_of(reader_->succeeded_with_spec(digest_of("spec"), 1))), ElementsAre(2));
+  const auto names = [this](std::size_t limit) {
+    std::vector<std::vector<std::string>> found;
+    for (const auto& equal : value_of(reader_->equal_jobs(
+             {digest_of("spec"), digest_of("none"), digest_of("other")}, limit))) {
+      std::vector<std::string>& of_one = found.emplace_back();
+      for (const StoreReader::EqualJob& job : equal) of_one.push_back(job.name);
+    }
+    return found;
+  };
+  EXPECT_THAT(names(10),
+              ElementsAre(ElementsAre("job-2", "job-1"), IsEmpty(), ElementsAre("job-3")));
+  EXPECT_THAT(names(1), ElementsAre(ElementsAre("job-2"), IsEmpty(), ElementsAre("job-3")));
   EXPECT_THAT(ids(value_of(reader_->succeeded_like("resnet20", "cifar10", 10))), ElementsAre(3, 1));
   EXPECT_THAT(ids(value_of(reader_->succeeded_like("resnet20", "mnist", 10))), IsEmpty());
 }
