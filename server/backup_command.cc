@@ -13,6 +13,7 @@
 
 #include "db/backup.h"
 #include "db/base/status.h"
+#include "db/base/wall_clock.h"
 
 namespace bitrung {
 namespace {
@@ -24,12 +25,6 @@ struct Paths {
   std::filesystem::path backup;
   bool without_damaged = false;
 };
-
-std::int64_t now_ms() {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
 
 double mib(std::uint64_t bytes) {
   return static_cast<double>(bytes) / (1 << 20);
@@ -43,7 +38,7 @@ std::string time_text(std::int64_t ms) {
 db::BackupOptions options_of(const Paths& paths) {
   using Clock = std::chrono::steady_clock;
   auto last = std::make_shared<Clock::time_point>(Clock::now());
-  return {.now_ms = now_ms(),
+  return {.now_ms = wall_clock_ms(),
           .program_version = BITRUNG_VERSION,
           .without_damaged = paths.without_damaged,
           .on_progress = [last](const db::BackupProgress& progress) {

@@ -1,6 +1,5 @@
 #include "client/cli/environment.h"
 
-#include <chrono>
 #include <cstdlib>
 
 namespace bitrung::cli {
@@ -17,12 +16,6 @@ std::optional<std::string> environment(const char* name) {
   const char* value = std::getenv(name);
   if (value == nullptr || *value == '\0') return std::nullopt;
   return value;
-}
-
-std::int64_t wall_clock_ms() {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
 }
 
 std::filesystem::path default_data_directory() {

@@ -1,7 +1,6 @@
 // Environment variables and directories that depend on them; read when asked, kept nowhere.
 #pragma once
 
-#include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -10,9 +9,6 @@ namespace bitrung::cli {
 
 // The variable's value; nothing if it is not set or empty.
 std::optional<std::string> environment(const char* name);
-
-// Wall clock, milliseconds since 1970.
-std::int64_t wall_clock_ms();
 
 // $BITRUNG_DATA_DIR, else $XDG_CACHE_HOME/bitrung, else ~/.cache/bitrung.
 std::filesystem::path default_data_directory();

@@ -12,6 +12,7 @@
 #include <boost/asio/post.hpp>
 
 #include "db/base/status.h"
+#include "db/base/wall_clock.h"
 #include "worker/agent/trainer_protocol.h"
 
 namespace bitrung::agent {
@@ -23,12 +24,6 @@ using boost::system::error_code;
 // Points that a power loss may take are those of the last second; the training itself is back to
 // its last checkpoint.
 constexpr milliseconds kSyncInterval{1000};
-
-std::int64_t wall_clock_ms() {
-  return std::chrono::duration_cast<milliseconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
 
 absl::Status sync_all(const std::vector<FileDescriptor>& files) {
   for (const FileDescriptor& file : files) {

@@ -5,13 +5,13 @@
 
 #include <fmt/format.h>
 #include <grpcpp/client_context.h>
-#include <grpcpp/create_channel.h>
 
 #include "bitrung/v1/access_service.grpc.pb.h"
 #include "db/base/certificates.h"
 #include "db/base/files.h"
 #include "db/base/secret.h"
 #include "db/base/status.h"
+#include "worker/agent/session.h"
 
 namespace bitrung::agent {
 namespace {
@@ -73,10 +73,9 @@ absl::StatusOr<Enrolment> enrol(const StateDirectory& state, const LoginFile& fi
 
   grpc::SslCredentialsOptions tls;
   tls.pem_root_certs = file.authority_pem;
-  grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  const auto channel = grpc::CreateCustomChannel(file.server, grpc::SslCredentials(tls), arguments);
-  const auto stub = v1::AccessService::NewStub(channel);
+  BITRUNG_ASSIGN_OR_RETURN(const ServerAddress server, parse_address(file.server));
+  const auto stub =
+      v1::AccessService::NewStub(make_channel(server, grpc::SslCredentials(tls), false));
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + kCallTimeout);
   v1::EnrolWorkerResponse response;

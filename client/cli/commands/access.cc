@@ -6,13 +6,13 @@
 #include <fmt/format.h>
 
 #include "client/cli/commands/commands.h"
-#include "client/cli/environment.h"
 #include "client/cli/json_shapes.h"
 #include "client/cli/login.h"
 #include "client/cli/render_access.h"
 #include "client/cli/session.h"
 #include "db/base/login_file.h"
 #include "db/base/status.h"
+#include "db/base/wall_clock.h"
 
 namespace bitrung::cli {
 namespace {

@@ -5,12 +5,12 @@
 #include <ostream>
 
 #include "client/cli/commands/commands.h"
-#include "client/cli/environment.h"
 #include "client/cli/references.h"
 #include "client/cli/render_lists.h"
 #include "client/cli/render_results.h"
 #include "client/cli/session.h"
 #include "db/base/status.h"
+#include "db/base/wall_clock.h"
 
 namespace bitrung::cli {
 namespace {

@@ -4,7 +4,6 @@
 #include <ostream>
 
 #include "client/cli/commands/commands.h"
-#include "client/cli/environment.h"
 #include "client/cli/follow.h"
 #include "client/cli/json_shapes.h"
 #include "client/cli/progress_view.h"
@@ -13,6 +12,7 @@
 #include "client/cli/session.h"
 #include "client/cli/words.h"
 #include "db/base/status.h"
+#include "db/base/wall_clock.h"
 
 namespace bitrung::cli {
 namespace {
