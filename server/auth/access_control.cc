@@ -8,6 +8,7 @@
 #include "db/base/files.h"
 #include "db/base/secret.h"
 #include "db/base/status.h"
+#include "db/base/wall_clock.h"
 #include "db/words.h"
 
 namespace bitrung::auth {
@@ -67,13 +68,7 @@ db::TokenRow new_row(const Secret& secret, std::string_view name, std::string_vi
 }  // namespace
 
 Clocks system_clocks() {
-  return {.wall_ms =
-              [] {
-                return std::chrono::duration_cast<std::chrono::milliseconds>(
-                           std::chrono::system_clock::now().time_since_epoch())
-                    .count();
-              },
-          .steady = [] { return std::chrono::steady_clock::now(); }};
+  return {.wall_ms = wall_clock_ms, .steady = [] { return std::chrono::steady_clock::now(); }};
 }
 
 absl::StatusOr<std::unique_ptr<AccessControl>> AccessControl::open(
@@ -111,11 +106,9 @@ void AccessControl::add_token(const db::TokenRow& row) {
   credential->id = row.id;
   credential->name = row.name;
   credential->role = parse_role(row.role).value_or(Role::kViewer);
-  credential->sha256 = row.secret_sha256;
   credential->expires_at_ms = row.expires_at_ms;
   credential->revoked = row.revoked_at_ms != 0;
-  tokens_.insert_or_assign(row.id, std::move(credential));
-  token_rows_.insert_or_assign(row.id, row);
+  tokens_.insert_or_assign(row.id, Token{row, std::move(credential)});
 }
 
 void AccessControl::add_certificate(const db::WorkerCertificateRow& row) {
@@ -134,12 +127,13 @@ absl::StatusOr<std::shared_ptr<Credential>> AccessControl::find_token(std::strin
   if (!secret) return unauthenticated("what was shown is no token of bitrung");
   const std::lock_guard lock(mutex_);
   const auto found = tokens_.find(secret->id);
-  if (found == tokens_.end() || !same_digest(found->second->sha256, secret->sha256))
+  if (found == tokens_.end() || !same_digest(found->second.row.secret_sha256, secret->sha256))
     return unauthenticated("this server does not know the token; log in again");
-  if (found->second->revoked) return unauthenticated("the token is revoked; ask for a new one");
-  if (found->second->expires_at_ms <= clocks_.wall_ms())
+  const db::TokenRow& row = found->second.row;
+  if (row.revoked_at_ms != 0) return unauthenticated("the token is revoked; ask for a new one");
+  if (row.expires_at_ms <= clocks_.wall_ms())
     return unauthenticated("the token has expired; ask for a new one");
-  return found->second;
+  return found->second.credential;
 }
 
 absl::StatusOr<std::shared_ptr<Credential>> AccessControl::find_certificate(
@@ -173,8 +167,9 @@ absl::StatusOr<NewToken> AccessControl::create_token(std::string_view name, std:
   }
   const std::lock_guard lock(mutex_);
   const std::int64_t now = clocks_.wall_ms();
-  const auto live = std::ranges::count_if(token_rows_, [now](const auto& entry) {
-    return entry.second.revoked_at_ms == 0 && entry.second.expires_at_ms > now;
+  const auto live = std::ranges::count_if(tokens_, [now](const auto& entry) {
+    const db::TokenRow& row = entry.second.row;
+    return row.revoked_at_ms == 0 && row.expires_at_ms > now;
   });
   if (static_cast<std::size_t>(live) >= kTokensMax) {
     return absl::ResourceExhaustedError(fmt::format(
@@ -192,7 +187,7 @@ std::vector<db::TokenRow> AccessControl::tokens() const {
   std::vector<db::TokenRow> rows;
   {
     const std::lock_guard lock(mutex_);
-    for (const auto& [id, row] : token_rows_) rows.push_back(row);
+    for (const auto& [id, token] : tokens_) rows.push_back(token.row);
   }
   std::ranges::stable_sort(rows, std::greater(), &db::TokenRow::created_at_ms);
   return rows;
@@ -200,18 +195,18 @@ std::vector<db::TokenRow> AccessControl::tokens() const {
 
 absl::StatusOr<db::TokenRow> AccessControl::revoke_token(std::string_view id) {
   const std::lock_guard lock(mutex_);
-  const auto found = token_rows_.find(id);
-  if (found == token_rows_.end()) {
+  const auto found = tokens_.find(id);
+  if (found == tokens_.end()) {
     return absl::NotFoundError(fmt::format(
         "there is no token \"{}\"; \"bitrung token list\" shows their ids", id.substr(0, 80)));
   }
-  db::TokenRow& row = found->second;
+  db::TokenRow& row = found->second.row;
   if (row.revoked_at_ms != 0) return row;
   if (failed_) return absl::UnavailableError("the server is stopping");
   const std::int64_t now = clocks_.wall_ms();
   BITRUNG_RETURN_IF_ERROR(checked(store_.revoke_token(id, now)));
   row.revoked_at_ms = now;
-  tokens_.find(id)->second->revoked = true;
+  found->second.credential->revoked = true;
   return row;
 }
 

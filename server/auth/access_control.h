@@ -20,7 +20,6 @@
 #include "absl/status/statusor.h"
 #include "db/access_store.h"
 #include "db/base/certificates.h"
-#include "db/base/digest.h"
 #include "server/auth/permissions.h"
 #include "server/auth/rate_limit.h"
 
@@ -40,7 +39,6 @@ struct Credential {
   std::string name;  // Of who has it.
   Role role{};
   std::string worker_id;  // Of a worker.
-  Digest sha256;          // Of a token.
   std::int64_t expires_at_ms = 0;
   std::atomic<bool> revoked = false;
 
@@ -127,6 +125,11 @@ class AccessControl {
         clocks_(std::move(clocks)),
         on_fault_(std::move(on_fault)) {}
 
+  struct Token {
+    db::TokenRow row;
+    std::shared_ptr<Credential> credential;
+  };
+
   absl::Status load();
   // Of the store; tells on_fault.
   absl::Status checked(absl::Status status);
@@ -140,8 +143,7 @@ class AccessControl {
   const std::function<void(const absl::Status&)> on_fault_;
   bool failed_ = false;
   std::string address_;
-  std::map<std::string, db::TokenRow, std::less<>> token_rows_;
-  std::map<std::string, std::shared_ptr<Credential>, std::less<>> tokens_;        // By id.
+  std::map<std::string, Token, std::less<>> tokens_;                              // By id.
   std::map<std::string, db::EnrolmentRow, std::less<>> enrolments_;               // By id.
   std::map<std::string, std::shared_ptr<Credential>, std::less<>> certificates_;  // By serial.
 };
