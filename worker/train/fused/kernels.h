@@ -7,6 +7,7 @@
 // the last bits.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace bitrung::train::fused {
@@ -60,8 +61,82 @@ struct LearnedSums {
   double above = 0.0;   // Of g where z is not below high.
 };
 
+// What a matrix unit reads at once: 16 pairs of halves, the upper halves of floats, or 64 codes.
+struct alignas(64) Line {
+  std::uint16_t halves[32];
+};
+
+// Lines of the forms of TileKernels' operands of one image.
+struct TileSizes {
+  std::size_t rows;
+  std::size_t columns;
+  std::size_t pairs;  // For two pieces.
+  std::size_t windows;
+};
+constexpr TileSizes tile_sizes(const Convolution& shape) {
+  const auto side = static_cast<std::size_t>(shape.side);
+  const auto in_side = side * static_cast<std::size_t>(shape.stride);
+  const auto in_blocks = static_cast<std::size_t>(shape.in_blocks == 0 ? 1 : shape.in_blocks);
+  const auto out_blocks = static_cast<std::size_t>(shape.out_blocks);
+  // A side of 8 has three copies of its rows.
+  return {.rows = 6 * (side + 2) * (side + 2) * out_blocks,
+          .columns = side * side * out_blocks,
+          .pairs = 3 * (in_side + 2) * side * in_blocks,
+          .windows = (in_side + 2) * side * in_blocks};
+}
+
+// Convolutions by a matrix unit that multiplies halves and adds up floats. A float is multiplied as
+// the sum of two halves, which is exact to 2^-16, or of three, which leaves nothing out; a code of
+// up to 8 bits is one. All forms of operands are the unit's own and are written here whole, with
+// their frames. Convolutions have 9 taps or 1, a side of 8 or of a multiple of 16 and at most 32.
+struct TileKernels {
+  // Around the calls of a thread, which leave the unit's registers in use.
+  void (*begin)();
+  void (*end)();
+
+  // As Kernels::norm_gradients, times a factor for each channel in both forms, but not in `sum`.
+  // rows: for the gradients of inputs, in two or three pieces, may be null; columns: for those of
+  // weights, in two.
+  void (*norm_gradients)(const float* g, const float* x, int side, int blocks,
+                         const NormBackward& norm, const float* factors, const float* other,
+                         float* sum, int pieces, Line* rows, Line* columns);
+
+  // Both forms of a gradient (blocked) times a factor for each channel.
+  void (*gradients)(const float* dy, int side, int blocks, const float* factors, int pieces,
+                    Line* rows, Line* columns);
+
+  // The input of a convolution for the gradient of its weights: codes, without their step, in one
+  // piece, or values in two.
+  void (*activate)(const Convolution& shape, const float* x, const NormForward& norm,
+                   const Activation& rule, int pieces, Line* pairs);
+
+  // dw += the gradient of the weights, [taps][in_blocks][out_blocks][16 out][16 in].
+  void (*weight_gradients)(const Convolution& shape, const Line* pairs, int pieces,
+                           const Line* columns, float* dw);
+
+  // As Kernels::input_gradients. w: [in_blocks][out_blocks][taps][pieces] tiles, each the pairs of
+  // output channels of two halves, [2][8][16 in][2]. In one piece it is a code twice, and the rows
+  // are in two; in three the first half twice, the second twice, the first and the third.
+  void (*input_gradients)(const Convolution& shape, const Line* rows, const Line* w, int pieces,
+                          bool adds, float* dx);
+
+  // The input of a convolution with 9 taps as codes, and what Kernels::convolve_codes does. w:
+  // [out_blocks][in_blocks][3 rows of taps] tiles, [4 taps][4][16 out][4 in] of which the fourth
+  // tap is 0.
+  void (*activate_codes)(const Convolution& shape, const float* x, const NormForward& norm,
+                         const Activation& rule, Line* windows);
+  void (*convolve_codes)(const Convolution& shape, const Line* windows, const Line* w,
+                         const float* scale, const float* residual, float* out);
+
+  // Of images (padded). dw: [out_blocks][3 rows of taps][16 out][16], the last index being 3 times
+  // the tap's column plus the input channel, and of no meaning from 9 on.
+  void (*image)(const Convolution& shape, const float* in, Line* pairs);
+  void (*image_weight_gradients)(const Convolution& shape, const Line* pairs, const Line* columns,
+                                 float* dw);
+};
+
 struct Kernels {
-  const char* name;  // "avx512-vnni", "avx512", "avx2", "portable".
+  const char* name;  // "amx", "avx512-vnni", "avx512", "avx2", "portable".
 
   // Blocks of output channels that lie together in packed weights: 2 where an even number of blocks
   // is wanted and the table says so, else 1.
@@ -114,11 +189,13 @@ struct Kernels {
 
   // The means over all pixels of max(z, 0): [channels].
   void (*pool)(const float* x, int side, int blocks, const NormForward& norm, float* means);
+
+  const TileKernels* tiles;  // Null where the machine has no matrix unit.
 };
 
 // The tables that this machine can run, the fastest first; the last is portable.
 struct KernelList {
-  const Kernels* tables[4];
+  const Kernels* tables[5];
   int count;
 };
 KernelList usable_kernels();

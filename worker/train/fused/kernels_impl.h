@@ -693,6 +693,13 @@ void pool(const float* x, int side, int blocks, const NormForward& norm, float* 
   }
 }
 
+#if defined(__AMX_BF16__)
+#include "worker/train/fused/tiles_impl.h"
+constexpr const TileKernels* kTiles = &kTileKernels;
+#else
+constexpr const TileKernels* kTiles = nullptr;
+#endif
+
 #if defined(__AVX512VNNI__)
 constexpr auto kConvolveCodes = convolve_codes;
 #else
@@ -715,6 +722,7 @@ const Kernels BITRUNG_TABLE = {
     .pass_gradients = pass_gradients,
     .norm_gradients = norm_gradients,
     .pool = pool,
+    .tiles = kTiles,
 };
 
 }  // namespace bitrung::train::fused

@@ -16,15 +16,38 @@ struct PackedWeights {
   // all weights of a channel are integers of -127 to 127 times one number.
   std::vector<std::int8_t> codes;
   std::vector<float> code_values;
+
+  // For TileKernels: convolve_codes; input_gradients, whose gradients are to be multiplied by a
+  // factor for each output channel.
+  std::vector<Line> code_tiles;
+  std::vector<Line> gradient_tiles;
+  int gradient_pieces = 0;
+  std::vector<float> gradient_factors;
+
+  std::vector<std::int8_t> plain_codes;  // (out,in,k,k); as long as `codes`.
 };
 
-// w: (out,in,k,k) of `shape`.
+// w: (out,in,k,k) of `shape`. pack() does both.
+void pack_forward(const float* w, const Convolution& shape, const Kernels& kernels,
+                  PackedWeights& packed);
+void pack_backward(const float* w, const Convolution& shape, const Kernels& kernels,
+                   PackedWeights& packed);
 void pack(const float* w, const Convolution& shape, const Kernels& kernels, PackedWeights& packed);
 
 // Fills packed.codes. scales: of the levels, one or one for each output channel: weights are
 // integers or halves of integers times it. Returns whether they are and the codes fit.
 bool pack_codes(const float* w, const Convolution& shape, const Kernels& kernels,
                 std::span<const float> scales, PackedWeights& packed);
+
+// Fills what is for TileKernels but the codes; after pack_codes(), if that is called.
+void pack_tiles(const float* w, const Convolution& shape, PackedWeights& packed);
+
+// Floats of one part of the gradients that TileKernels leave.
+std::size_t tile_gradient_size(const Convolution& shape);
+
+// As unpack_gradients(), of TileKernels' gradients: dw = sum * factor / packed.gradient_factors.
+void unpack_tile_gradients(const float* gradients, std::int64_t parts, const Convolution& shape,
+                           const PackedWeights& packed, float factor, float* dw);
 
 // dw = the sum of `parts` gradients that lie one behind the other as Kernels::weight_gradients
 // leaves them; dw: (out,in,k,k).

@@ -44,7 +44,17 @@ struct Scratch {
   std::vector<float> image;
   std::vector<float> blocked;
   std::array<std::vector<float>, 3> sums;  // Of one image, for passes that keep nothing.
+
+  // Of one image in the matrix unit's forms, where there is one.
+  std::vector<Line> rows;
+  std::vector<Line> columns;
+  std::vector<Line> pairs;
+  std::vector<Line> windows;
 };
+
+bool has_codes(const Activation& rule) {
+  return rule.kind != Activation::Kind::kRelu && rule.code_high <= 255.0F;
+}
 
 struct NormState {
   NormState(BatchNorm& source, ActivationQuantizer* input, int input_side)
@@ -122,13 +132,23 @@ struct ConvolutionState {
 
   // w: the layer's quantized weights.
   void pack(const at::Tensor& w, const Kernels& kernels);
+  void try_codes(const at::Tensor& values, const Kernels& kernels);
   // After the rule of its input.
   void scale_codes();
 
-  std::size_t weight_count() const { return static_cast<std::size_t>(layer->weight.numel()); }
-  float* part(std::int64_t index) {
-    return gradients.data() + static_cast<std::size_t>(index) * weight_count();
+  // Floats of a part of the gradients.
+  std::size_t part_size(const Kernels& kernels) const {
+    return kernels.tiles == nullptr ? static_cast<std::size_t>(layer->weight.numel())
+                                    : tile_gradient_size(shape);
   }
+  float* part(std::int64_t index) {
+    return gradients.data() +
+           static_cast<std::size_t>(index) * (gradients.size() / static_cast<std::size_t>(kParts));
+  }
+  // Pieces of the matrix unit's operands.
+  int value_pieces() const { return input != nullptr && has_codes(input->rule) ? 1 : 2; }
+  int row_pieces() const { return packed.gradient_pieces == 1 ? 2 : 3; }
+  void unpack_gradients(const Kernels& kernels, float* dw) const;
 
   Layer* layer;
   Convolution shape;
@@ -190,10 +210,6 @@ Activation activation_of(const UnitGrid& grid) {
       break;
   }
   BITRUNG_CHECK(!"a quantizer without rounding");
-}
-
-bool has_codes(const Activation& rule) {
-  return rule.kind != Activation::Kind::kRelu && rule.code_high <= 255.0F;
 }
 
 void NormState::read_rule() {
@@ -315,8 +331,17 @@ void NormState::add_gradients(variable_list& gradients) const {
 
 void ConvolutionState::pack(const at::Tensor& w, const Kernels& kernels) {
   const at::Tensor values = w.detach().contiguous();
-  fused::pack(floats_of(values), shape, kernels, packed);
+  pack_forward(floats_of(values), shape, kernels, packed);
   packed.codes.clear();
+  try_codes(values, kernels);
+  if (kernels.tiles == nullptr) {
+    pack_backward(floats_of(values), shape, kernels, packed);
+  } else {
+    pack_tiles(floats_of(values), shape, packed);
+  }
+}
+
+void ConvolutionState::try_codes(const at::Tensor& values, const Kernels& kernels) {
   if (input == nullptr || !has_codes(input->rule) || layer->quantizer == nullptr ||
       kernels.convolve_codes == nullptr) {
     return;
@@ -332,12 +357,41 @@ void ConvolutionState::pack(const at::Tensor& w, const Kernels& kernels) {
   }
 }
 
+void ConvolutionState::unpack_gradients(const Kernels& kernels, float* dw) const {
+  if (kernels.tiles == nullptr) {
+    fused::unpack_gradients(gradients.data(), kParts, shape, dw);
+    return;
+  }
+  const float step = value_pieces() == 1 ? input->rule.step : 1.0F;
+  unpack_tile_gradients(gradients.data(), kParts, shape, packed, step, dw);
+}
+
 void ConvolutionState::scale_codes() {
   output_scales = packed.code_values;
   for (float& value : output_scales) {
     value *= input->rule.step;
   }
 }
+
+// While a thread uses the matrix unit, if there is one.
+class TileUse {
+ public:
+  explicit TileUse(const TileKernels* tiles) : tiles_(tiles) {
+    if (tiles_ != nullptr) {
+      tiles_->begin();
+    }
+  }
+  ~TileUse() {
+    if (tiles_ != nullptr) {
+      tiles_->end();
+    }
+  }
+  TileUse(const TileUse&) = delete;
+  TileUse& operator=(const TileUse&) = delete;
+
+ private:
+  const TileKernels* tiles_;
+};
 
 std::string why_not(const Layer& layer) {
   if (layer.plan.out % kBlock != 0 ||
@@ -388,6 +442,9 @@ class ResidualStep {
     for (BlockState& block : blocks_) {
       block.one.input = &block.norm_one;
       block.two.input = &block.norm_two;
+      if (block.down) {
+        block.down->input = &block.norm_one;
+      }
       for (NormState* const norm : {&block.norm_one, &block.norm_two}) {
         norms_.push_back(norm);
         plane_size_ = std::max(plane_size_, norm->size());
@@ -461,6 +518,7 @@ class ResidualStep {
     }
     at::parallel_for(0, kParts, 1, [&](std::int64_t begin, std::int64_t end) {
       Scratch& scratch = scratch_[static_cast<std::size_t>(at::get_thread_num())];
+      const TileUse use(kernels_.tiles);
       for (std::int64_t part = begin; part < end; ++part) {
         for (std::int64_t n = images * part / kParts; n < images * (part + 1) / kParts; ++n) {
           body(n, part, scratch);
@@ -484,6 +542,18 @@ class ResidualStep {
     for (std::vector<float>& sums : scratch.sums) {
       sums.resize(plane_size_);
     }
+    if (kernels_.tiles != nullptr) {
+      for (const ConvolutionState* const convolution : convolutions_) {
+        const TileSizes sizes = tile_sizes(convolution->shape);
+        const auto grow = [](std::vector<Line>& lines, std::size_t size) {
+          lines.resize(std::max(lines.size(), size));
+        };
+        grow(scratch.rows, sizes.rows);
+        grow(scratch.columns, sizes.columns);
+        grow(scratch.pairs, sizes.pairs);
+        grow(scratch.windows, sizes.windows);
+      }
+    }
     return scratch;
   }
 
@@ -498,7 +568,7 @@ class ResidualStep {
   }
 
   // Padded gradients of `shape`'s output for dy, blocked.
-  static const float* padded_gradient(const float* dy, const Convolution& shape, Scratch& scratch) {
+  static void padded_gradient(const float* dy, const Convolution& shape, Scratch& scratch) {
     float* const padded = scratch.gradients.at(shape.side).data();
     const std::size_t row = static_cast<std::size_t>(shape.side) * kBlock;
     const std::size_t padded_row = row + 2 * kBlock;
@@ -509,7 +579,6 @@ class ResidualStep {
                     dy + (block * side + y) * row, row * sizeof(float));
       }
     }
-    return padded;
   }
 
   bool uses_codes(const NormState& norm, const ConvolutionState& convolution) const {
@@ -522,15 +591,25 @@ class ResidualStep {
                 const ConvolutionState* shortcut, float* shortcut_out, const float* residual,
                 float* out, Scratch& scratch) const {
     const bool is_coded = uses_codes(norm, convolution);
+    const bool is_tiled = is_coded && !convolution.packed.code_tiles.empty();
     const bool needs_values = !is_coded || shortcut != nullptr;
     float* const values = needs_values ? scratch.inputs.at(norm.side).data() : nullptr;
-    std::uint8_t* const codes = is_coded ? scratch.codes.at(norm.side).data() : nullptr;
-    kernels_.activate(x, norm.side, norm.blocks(), norm.forward(), norm.rule, values, codes);
+    std::uint8_t* const codes =
+        is_coded && !is_tiled ? scratch.codes.at(norm.side).data() : nullptr;
+    if (values != nullptr || codes != nullptr) {
+      kernels_.activate(x, norm.side, norm.blocks(), norm.forward(), norm.rule, values, codes);
+    }
     if (shortcut != nullptr) {
       kernels_.convolve(shortcut->shape, values, shortcut->packed.forward.data(), nullptr,
                         shortcut_out);
     }
-    if (is_coded) {
+    if (is_tiled) {
+      kernels_.tiles->activate_codes(convolution.shape, x, norm.forward(), norm.rule,
+                                     scratch.windows.data());
+      kernels_.tiles->convolve_codes(convolution.shape, scratch.windows.data(),
+                                     convolution.packed.code_tiles.data(),
+                                     convolution.output_scales.data(), residual, out);
+    } else if (is_coded) {
       kernels_.convolve_codes(convolution.shape, codes, convolution.packed.codes.data(),
                               convolution.output_scales.data(), residual, out);
     } else {
@@ -539,11 +618,79 @@ class ResidualStep {
     }
   }
 
+  // Four steps of the backward pass of one image; what they hand on lies in the scratch. First the
+  // gradient of a convolution's output, from the normalisation behind it.
+  void norm_gradients(const float* g, const float* x, const NormState& norm,
+                      const ConvolutionState& convolution, const float* other, float* sum,
+                      Scratch& scratch) const {
+    if (kernels_.tiles != nullptr) {
+      kernels_.tiles->norm_gradients(
+          g, x, norm.side, norm.blocks(), norm.backward(),
+          convolution.packed.gradient_factors.data(), other, sum, convolution.row_pieces(),
+          &convolution == &first_ ? nullptr : scratch.rows.data(), scratch.columns.data());
+    } else {
+      kernels_.norm_gradients(g, x, norm.side, norm.blocks(), norm.backward(), other, sum,
+                              scratch.gradients.at(norm.side).data());
+    }
+  }
+
+  // The same from a blocked gradient.
+  void take_gradient(const float* dy, const ConvolutionState& convolution, Scratch& scratch) const {
+    if (kernels_.tiles != nullptr) {
+      kernels_.tiles->gradients(dy, convolution.shape.side, convolution.shape.out_blocks,
+                                convolution.packed.gradient_factors.data(),
+                                convolution.row_pieces(), scratch.rows.data(),
+                                scratch.columns.data());
+    } else {
+      padded_gradient(dy, convolution.shape, scratch);
+    }
+  }
+
   // The input of a convolution once more, for the gradient of its weights.
-  const float* values_of(const float* x, const NormState& norm, Scratch& scratch) const {
-    float* const values = scratch.inputs.at(norm.side).data();
-    kernels_.activate(x, norm.side, norm.blocks(), norm.forward(), norm.rule, values, nullptr);
-    return values;
+  void take_values(const float* x, const NormState& norm, const ConvolutionState& convolution,
+                   Scratch& scratch) const {
+    if (kernels_.tiles != nullptr) {
+      kernels_.tiles->activate(convolution.shape, x, norm.forward(), norm.rule,
+                               convolution.value_pieces(), scratch.pairs.data());
+    } else {
+      kernels_.activate(x, norm.side, norm.blocks(), norm.forward(), norm.rule,
+                        scratch.inputs.at(norm.side).data(), nullptr);
+    }
+  }
+
+  void weight_gradients(ConvolutionState& convolution, std::int64_t part, Scratch& scratch) const {
+    const Convolution& shape = convolution.shape;
+    if (kernels_.tiles != nullptr) {
+      kernels_.tiles->weight_gradients(shape, scratch.pairs.data(), convolution.value_pieces(),
+                                       scratch.columns.data(), convolution.part(part));
+    } else {
+      kernels_.weight_gradients(shape, scratch.inputs.at(shape.side * shape.stride).data(),
+                                scratch.gradients.at(shape.side).data(), convolution.part(part));
+    }
+  }
+
+  void image_weight_gradients(const float* image, std::int64_t part, Scratch& scratch) {
+    if (kernels_.tiles != nullptr) {
+      kernels_.tiles->image(first_.shape, image, scratch.pairs.data());
+      kernels_.tiles->image_weight_gradients(first_.shape, scratch.pairs.data(),
+                                             scratch.columns.data(), first_.part(part));
+    } else {
+      kernels_.weight_gradients(first_.shape, image, scratch.gradients.at(first_.shape.side).data(),
+                                first_.part(part));
+    }
+  }
+
+  void input_gradients(const ConvolutionState& convolution, bool adds, float* dx,
+                       Scratch& scratch) const {
+    const Convolution& shape = convolution.shape;
+    const PackedWeights& packed = convolution.packed;
+    if (kernels_.tiles != nullptr) {
+      kernels_.tiles->input_gradients(shape, scratch.rows.data(), packed.gradient_tiles.data(),
+                                      packed.gradient_pieces, adds, dx);
+    } else {
+      kernels_.input_gradients(shape, scratch.gradients.at(shape.side).data(),
+                               packed.backward.data(), adds, dx);
+    }
   }
 
   void add_moments(const float* x, NormState& norm, std::int64_t n) const {
@@ -736,7 +883,7 @@ variable_list ResidualStep::backward(const at::Tensor& images, const at::Tensor&
     norm->image_learned.assign(static_cast<std::size_t>(count), {});
   }
   for (ConvolutionState* const convolution : convolutions_) {
-    convolution->gradients.assign(kParts * convolution->weight_count(), 0.0F);
+    convolution->gradients.assign(kParts * convolution->part_size(kernels_), 0.0F);
   }
   const int pixels = last_norm_.side * last_norm_.side;
   for_images(count, [&](std::int64_t n, std::int64_t, Scratch& scratch) {
@@ -765,34 +912,29 @@ variable_list ResidualStep::backward(const at::Tensor& images, const at::Tensor&
     const at::Tensor& out = raw_[2 * b + 2];
     for_images(count, [&](std::int64_t n, std::int64_t part, Scratch& scratch) {
       float* const sum = plane(stream_, n, next.size());
-      float* const dy = scratch.gradients.at(next.side).data();
-      kernels_.norm_gradients(plane(passed_, n, next.size()), plane(out, n, next.size()), next.side,
-                              next.blocks(), next.backward(), passes_by ? sum : nullptr, sum, dy);
+      norm_gradients(plane(passed_, n, next.size()), plane(out, n, next.size()), next, block.two,
+                     passes_by ? sum : nullptr, sum, scratch);
       const float* const x = plane(middle, n, block.norm_two.size());
-      kernels_.weight_gradients(block.two.shape, values_of(x, block.norm_two, scratch), dy,
-                                block.two.part(part));
+      take_values(x, block.norm_two, block.two, scratch);
+      weight_gradients(block.two, part, scratch);
       float* const dx = scratch.blocked.data();
-      kernels_.input_gradients(block.two.shape, dy, block.two.packed.backward.data(), false, dx);
+      input_gradients(block.two, false, dx, scratch);
       pass_gradients(x, dx, block.norm_two, n, plane(passed_two_, n, block.norm_two.size()));
     });
     block.norm_two.take_gradients(count);
     for_images(count, [&](std::int64_t n, std::int64_t part, Scratch& scratch) {
-      float* const dy = scratch.gradients.at(block.norm_two.side).data();
-      kernels_.norm_gradients(plane(passed_two_, n, block.norm_two.size()),
-                              plane(middle, n, block.norm_two.size()), block.norm_two.side,
-                              block.norm_two.blocks(), block.norm_two.backward(), nullptr, nullptr,
-                              dy);
+      norm_gradients(plane(passed_two_, n, block.norm_two.size()),
+                     plane(middle, n, block.norm_two.size()), block.norm_two, block.one, nullptr,
+                     nullptr, scratch);
       const float* const x = plane(in, n, block.norm_one.size());
-      const float* const values = values_of(x, block.norm_one, scratch);
-      kernels_.weight_gradients(block.one.shape, values, dy, block.one.part(part));
+      take_values(x, block.norm_one, block.one, scratch);
+      weight_gradients(block.one, part, scratch);
       float* const dx = scratch.blocked.data();
-      kernels_.input_gradients(block.one.shape, dy, block.one.packed.backward.data(), false, dx);
+      input_gradients(block.one, false, dx, scratch);
       if (block.down) {
-        const float* const past =
-            padded_gradient(plane(stream_, n, next.size()), block.down->shape, scratch);
-        kernels_.weight_gradients(block.down->shape, values, past, block.down->part(part));
-        kernels_.input_gradients(block.down->shape, past, block.down->packed.backward.data(), true,
-                                 dx);
+        take_gradient(plane(stream_, n, next.size()), *block.down, scratch);
+        weight_gradients(*block.down, part, scratch);
+        input_gradients(*block.down, true, dx, scratch);
       }
       pass_gradients(x, dx, block.norm_one, n, plane(passed_, n, block.norm_one.size()));
     });
@@ -801,18 +943,15 @@ variable_list ResidualStep::backward(const at::Tensor& images, const at::Tensor&
   }
   NormState& front = *norms_.front();
   for_images(count, [&](std::int64_t n, std::int64_t part, Scratch& scratch) {
-    float* const dy = scratch.gradients.at(front.side).data();
-    kernels_.norm_gradients(plane(passed_, n, front.size()), plane(raw_[0], n, front.size()),
-                            front.side, front.blocks(), front.backward(),
-                            passes_by ? plane(stream_, n, front.size()) : nullptr, nullptr, dy);
-    kernels_.weight_gradients(first_.shape, padded_image(images, n, scratch), dy,
-                              first_.part(part));
+    norm_gradients(plane(passed_, n, front.size()), plane(raw_[0], n, front.size()), front, first_,
+                   passes_by ? plane(stream_, n, front.size()) : nullptr, nullptr, scratch);
+    image_weight_gradients(padded_image(images, n, scratch), part, scratch);
   });
 
   variable_list result;
   for (ConvolutionState* const convolution : convolutions_) {
     at::Tensor dw = at::empty(convolution->layer->weight.sizes(), at::kFloat);
-    unpack_gradients(convolution->gradients.data(), kParts, convolution->shape, floats_of(dw));
+    convolution->unpack_gradients(kernels_, floats_of(dw));
     result.push_back(std::move(dw));
   }
   for (const NormState* const norm : norms_) {

@@ -160,6 +160,104 @@ TEST_P(KernelsTest, ConvolutionsOfCodes_AreExact) {
   }
 }
 
+// Codes are exact, floats are the sums of two halves.
+TEST_P(KernelsTest, ConvolutionsByTiles_AndTheirGradientsEqualLibTorchInDouble) {
+  if (GetParam()->tiles == nullptr) GTEST_SKIP() << "this table has none";
+  const Kernels& kernels = *GetParam();
+  const TileKernels& tiles = *kernels.tiles;
+  constexpr double kTolerance = 6e-6;
+  for (const Case& c : cases()) {
+    for (const bool is_coded : {true, false}) {
+      const bool is_image = c.in == kImageChannels;
+      if (is_image && is_coded) continue;
+      SCOPED_TRACE(testing::Message() << c.side << " " << c.stride << " " << c.taps << " " << c.in
+                                      << " " << c.out << " " << is_coded);
+      const Convolution shape{c.side, c.stride, c.taps, is_image ? 0 : c.in / kBlock,
+                              c.out / kBlock};
+      const int k = c.taps == 9 ? 3 : 1;
+      const int in_side = c.side * c.stride;
+      // The largest codes there are.
+      const at::Tensor x =
+          (is_coded   ? (numbers({1, c.in, in_side, in_side}, 1) * 127.5 + 127.5).round()
+           : is_image ? numbers({1, c.in, in_side, in_side}, 1)
+                      : numbers({1, c.in, in_side, in_side}, 1).abs())
+              .set_requires_grad(true);
+      const at::Tensor scale = (at::arange(1, c.out + 1, at::kDouble) / 64).view({-1, 1, 1, 1});
+      const at::Tensor w = (is_coded ? (numbers({c.out, c.in, k, k}, 2) * 127).round() * scale
+                                     : numbers({c.out, c.in, k, k}, 2))
+                               .set_requires_grad(true);
+      const at::Tensor residual = numbers({c.out, c.side, c.side}, 3);
+      const at::Tensor dy = numbers({c.out, c.side, c.side}, 4);
+      const at::Tensor y = at::conv2d(x, w, {}, c.stride, k / 2)[0];
+      (y * dy).sum().backward();
+
+      PackedWeights packed;
+      const at::Tensor w_float = w.detach().to(at::kFloat).contiguous();
+      const at::Tensor scale_float = scale.to(at::kFloat).flatten().contiguous();
+      if (is_coded) {
+        ASSERT_TRUE(pack_codes(w_float.data_ptr<float>(), shape, kernels,
+                               {scale_float.data_ptr<float>(), static_cast<std::size_t>(c.out)},
+                               packed));
+      }
+      pack_tiles(w_float.data_ptr<float>(), shape, packed);
+      // What is left of another image must not matter.
+      Line used{};
+      std::fill(std::begin(used.halves), std::end(used.halves), std::uint16_t{0x4000});
+      const TileSizes sizes = tile_sizes(shape);
+      std::vector<Line> rows(sizes.rows, used);
+      std::vector<Line> columns(sizes.columns, used);
+      std::vector<Line> pairs(sizes.pairs, used);
+      std::vector<Line> windows(sizes.windows, used);
+      const std::vector<float> ones(static_cast<std::size_t>(std::max(c.in, c.out)), 1.0F);
+      const std::vector<float> zeros(ones.size(), 0.0F);
+      const NormForward norm{ones.data(), zeros.data(), zeros.data()};
+      Activation rule;
+      if (is_coded) {
+        rule = {Activation::Kind::kNearest, 1.0F, 1.0F, 255.0F, 255.0F, true, false};
+      }
+      const std::vector<float> dy_blocked = blocked(dy, 0);
+
+      tiles.begin();
+      tiles.gradients(dy_blocked.data(), c.side, c.out / kBlock, packed.gradient_factors.data(),
+                      packed.gradient_pieces == 1 ? 2 : 3, rows.data(), columns.data());
+      std::vector<float> dw(tile_gradient_size(shape), 0.0F);
+      if (is_image) {
+        tiles.image(shape, padded_image(x.detach()[0]).data(), pairs.data());
+        tiles.image_weight_gradients(shape, pairs.data(), columns.data(), dw.data());
+      } else {
+        const int pieces = is_coded ? 1 : 2;
+        tiles.activate(shape, blocked(x.detach()[0], 0).data(), norm, rule, pieces, pairs.data());
+        tiles.weight_gradients(shape, pairs.data(), pieces, columns.data(), dw.data());
+      }
+      at::Tensor dw_plain = at::empty(w.sizes(), at::kFloat);
+      unpack_tile_gradients(dw.data(), 1, shape, packed, 1.0F, dw_plain.data_ptr<float>());
+      EXPECT_LT(difference(dw_plain, w.grad()), kTolerance);
+
+      if (!is_image) {
+        std::vector<float> dx(static_cast<std::size_t>(x.numel()), 0.0F);
+        for (const bool adds : {false, true}) {
+          tiles.input_gradients(shape, rows.data(), packed.gradient_tiles.data(),
+                                packed.gradient_pieces, adds, dx.data());
+          EXPECT_LT(difference(plain(dx, c.in, in_side), x.grad()[0] * (adds ? 2 : 1)), kTolerance);
+        }
+      }
+      if (is_coded && c.taps == 9) {
+        tiles.activate_codes(shape, blocked(x.detach()[0], 0).data(), norm, rule, windows.data());
+        std::vector<float> out(static_cast<std::size_t>(y.numel()));
+        tiles.convolve_codes(shape, windows.data(), packed.code_tiles.data(),
+                             packed.code_values.data(), nullptr, out.data());
+        EXPECT_TRUE(
+            at::equal(plain(out, c.out, c.side), y.detach().to(at::kFloat).to(at::kDouble)));
+        std::vector<float> sum = blocked(residual, 0);
+        tiles.convolve_codes(shape, windows.data(), packed.code_tiles.data(),
+                             packed.code_values.data(), sum.data(), sum.data());
+        EXPECT_LT(difference(plain(sum, c.out, c.side), y.detach() + residual), 1e-6);
+      }
+      tiles.end();
+    }
+  }
+}
+
 // ---- what lies between two convolutions
 
 struct NamedRule {
@@ -289,6 +387,30 @@ TEST_P(KernelsTest, WhatLiesBetweenConvolutions_EqualsTheFormulasInDouble) {
                          sum.data(), sum.data(), padded.data());
   EXPECT_LT(difference(plain(sum, kChannels, kSide), dx + other), 1e-6);
   EXPECT_EQ(blocked(plain(sum, kChannels, kSide), 1), padded);
+  if (kernels.tiles != nullptr) {
+    // With and without another gradient and its sum; the factors are for the tiles alone.
+    const at::Tensor factors = of_channels(10);
+    const TileSizes sizes = tile_sizes({kSide, 1, 9, 0, kChannels / kBlock});
+    for (const bool has_other : {true, false}) {
+      const auto both_forms = [&](const auto& write) {
+        std::vector<Line> lines(sizes.rows + sizes.columns);
+        write(lines.data(), lines.data() + sizes.rows);
+        return std::vector<std::uint16_t>(lines.front().halves, lines.back().halves + 32);
+      };
+      std::vector<float> tile_sum = blocked(other, 0);
+      const auto found = both_forms([&](Line* rows, Line* columns) {
+        kernels.tiles->norm_gradients(g_blocked.data(), x_blocked.data(), kSide, kChannels / kBlock,
+                                      back, factors.data_ptr<float>(),
+                                      has_other ? tile_sum.data() : nullptr, tile_sum.data(), 3,
+                                      rows, columns);
+      });
+      EXPECT_LT(difference(plain(tile_sum, kChannels, kSide), has_other ? dx + other : dx), 1e-6);
+      EXPECT_EQ(found, both_forms([&](Line* rows, Line* columns) {
+                  kernels.tiles->gradients(tile_sum.data(), kSide, kChannels / kBlock,
+                                           factors.data_ptr<float>(), 3, rows, columns);
+                }));
+    }
+  }
   kernels.norm_gradients(g_blocked.data(), x_blocked.data(), kSide, kChannels / kBlock, back,
                          nullptr, nullptr, padded.data());
   EXPECT_LT(difference(plain(padded, kChannels, kSide + 2), at::constant_pad_nd(dx, {1, 1, 1, 1})),
