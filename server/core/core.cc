@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <tuple>
+#include <utility>
 
 #include "db/base/check.h"
 #include "server/core/state.h"
@@ -251,6 +252,18 @@ std::vector<JobId> Core::jobs_of(ExperimentId id) const {
 
 bool Core::speaks_for(SessionId session, AttemptKey key) const {
   return state_->job_spoken_for(session, key) != kNone;
+}
+
+bool Core::is_given(const std::string& worker_id, const Digest& artifact) const {
+  const WorkerIndex worker = state_->fleet.find(worker_id);
+  if (worker == kNone) return false;
+  return std::ranges::any_of(state_->fleet[worker].live, [&](LiveIndex live) {
+    const JobIndex job = state_->fleet.live(live).job;
+    const auto inputs = state_->input_artifacts(job);
+    return std::as_const(state_->jobs).rare(job).resume == artifact ||
+           std::ranges::find(inputs, artifact, &std::pair<InputRole, Digest>::second) !=
+               inputs.end();
+  });
 }
 
 std::optional<WorkerInfo> Core::worker(const std::string& worker_id) const {

@@ -353,6 +353,10 @@ class Core {
   // worker holds it.
   bool speaks_for(SessionId session, AttemptKey key) const;
 
+  // True if an attempt that the worker holds was given this artifact: to learn from, to begin with,
+  // or to go on from.
+  bool is_given(const std::string& worker_id, const Digest& artifact) const;
+
   std::optional<WorkerInfo> worker(const std::string& worker_id) const;
   std::vector<WorkerInfo> workers() const;
   std::vector<Reason> explain(JobId job, Now now) const;

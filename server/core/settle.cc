@@ -97,23 +97,29 @@ void Core::State::offer(const Placement& placement) {
   offer.slot = placement.slot;
   offer.resume = std::as_const(jobs).rare(index).resume;
   offer.dataset = jobs.copies[jobs.pin_of(job).copy];
+  offer.inputs = input_artifacts(index);
+  send(worker.session, std::move(offer));
+}
+
+std::vector<std::pair<InputRole, Digest>> Core::State::input_artifacts(JobIndex index) const {
+  std::vector<std::pair<InputRole, Digest>> artifacts;
   for (const Input& input : jobs.inputs(index)) {
     switch (input.kind) {
       case Input::Kind::kParent:
       case Input::Kind::kChosen: {
         const Job& parent = jobs[input.value];
         BITRUNG_CHECK(parent.state == JobState::kSucceeded);
-        offer.inputs.emplace_back(input.role, jobs.result(parent.result).artifact);
+        artifacts.emplace_back(input.role, jobs.result(parent.result).artifact);
         break;
       }
       case Input::Kind::kArtifact:
-        offer.inputs.emplace_back(input.role, jobs.artifact(input.value));
+        artifacts.emplace_back(input.role, jobs.artifact(input.value));
         break;
       case Input::Kind::kCandidate:
         break;
     }
   }
-  send(worker.session, std::move(offer));
+  return artifacts;
 }
 
 void Core::State::make_pin(ExperimentIndex experiment, std::uint32_t position, std::uint32_t copy) {

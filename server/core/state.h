@@ -87,6 +87,8 @@ struct Core::State {
   void settle();
   void examine(JobIndex job);
   void offer(const Placement& placement);
+  // What an attempt of the job is given by its parents, which have succeeded, and from outside.
+  std::vector<std::pair<InputRole, Digest>> input_artifacts(JobIndex index) const;
   void make_pin(ExperimentIndex experiment, std::uint32_t pin, std::uint32_t copy);
   // Pins the data set for experiments with a ready job if all workers that have it agree on one
   // copy.

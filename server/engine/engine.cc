@@ -503,6 +503,13 @@ void Engine::explain(JobId job, Reply<std::vector<core::Reason>> reply) {
       });
 }
 
+void Engine::is_given(std::string worker_id, Digest artifact, Reply<bool> reply) {
+  ask<bool>(std::move(reply),
+            [worker_id = std::move(worker_id), artifact](Engine& engine) -> absl::StatusOr<bool> {
+              return engine.core_->is_given(worker_id, artifact);
+            });
+}
+
 void Engine::workers(Reply<std::vector<core::WorkerInfo>> reply) {
   ask<std::vector<core::WorkerInfo>>(
       std::move(reply), [](Engine& engine) -> absl::StatusOr<std::vector<core::WorkerInfo>> {

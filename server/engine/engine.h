@@ -121,6 +121,8 @@ class Engine {
   void drain(std::string worker, bool draining, Reply<core::WorkerInfo> reply);
   void explain(JobId job, Reply<std::vector<core::Reason>> reply);
   void workers(Reply<std::vector<core::WorkerInfo>> reply);
+  // As core::Core::is_given().
+  void is_given(std::string worker_id, Digest artifact, Reply<bool> reply);
 
   // Registers a session; its sink is dropped after SessionClosed was posted for it.
   SessionId open_session(std::shared_ptr<SessionSink> sink);

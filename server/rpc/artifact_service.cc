@@ -3,7 +3,10 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <future>
 #include <memory>
+#include <string>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -87,15 +90,34 @@ class RefusedUpload final : public grpc::ServerReadReactor<v1::UploadArtifactReq
   void OnDone() override { delete this; }
 };
 
+// A worker may fetch what its attempts were given, and nothing else; waits for the engine's turn.
+absl::Status check_given(engine::Engine& engine, const auth::Caller& caller, const Digest& sha256) {
+  if (!caller.is_worker()) return absl::OkStatus();
+  std::promise<absl::StatusOr<bool>> answer;
+  engine.is_given(std::string(caller.worker_id()), sha256,
+                  [&answer](absl::StatusOr<bool> is_given) { answer.set_value(is_given); });
+  BITRUNG_ASSIGN_OR_RETURN(const bool is_given, answer.get_future().get());
+  if (is_given) return absl::OkStatus();
+  return absl::PermissionDeniedError(
+      fmt::format("worker \"{}\" holds no attempt that was given this artifact", caller.name()));
+}
+
 class DownloadStream final : public PullStream<v1::DownloadArtifactResponse> {
  public:
-  DownloadStream(const Context& context, const auth::Caller& caller, FileDescriptor file,
-                 std::uint64_t size, std::uint64_t offset)
-      : PullStream(context.pool, caller), file_(std::move(file)), size_(size), offset_(offset) {}
+  DownloadStream(const Context& context, const auth::Caller& caller, Digest sha256,
+                 std::uint64_t offset)
+      : PullStream(context.pool, caller), context_(context), sha256_(sha256), offset_(offset) {}
 
  private:
   Next produce(v1::DownloadArtifactResponse& message, grpc::Status& end) override {
-    if (!first_ && offset_ >= size_) return Next::kEnd;
+    if (first_) {
+      if (const absl::Status status = open(); !status.ok()) {
+        end = to_grpc(status);
+        return Next::kEnd;
+      }
+    } else if (offset_ >= size_) {
+      return Next::kEnd;
+    }
     std::string& data = *message.mutable_data();
     data.resize(std::min<std::uint64_t>(kChunkBytesMax, size_ - offset_));
     const ssize_t got = ::pread(file_.get(), data.data(), data.size(), static_cast<off_t>(offset_));
@@ -110,8 +132,21 @@ class DownloadStream final : public PullStream<v1::DownloadArtifactResponse> {
     return Next::kMessage;
   }
 
-  const FileDescriptor file_;
-  const std::uint64_t size_;
+  absl::Status open() {
+    BITRUNG_RETURN_IF_ERROR(check_given(context_.engine, caller(), sha256_));
+    BITRUNG_ASSIGN_OR_RETURN(size_, context_.artifacts.size(sha256_));
+    if (offset_ > size_) {
+      return absl::OutOfRangeError(
+          fmt::format("offset {} is beyond the artifact's {} bytes", offset_, size_));
+    }
+    BITRUNG_ASSIGN_OR_RETURN(file_, context_.artifacts.open_for_read(sha256_));
+    return absl::OkStatus();
+  }
+
+  const Context& context_;
+  const Digest sha256_;
+  FileDescriptor file_;
+  std::uint64_t size_ = 0;
   std::uint64_t offset_;
   bool first_ = true;
 };
@@ -133,11 +168,12 @@ class ArtifactServiceImpl final : public v1::ArtifactService::CallbackService {
     if (!caller.ok()) {
       return new RefusedStream<v1::DownloadArtifactResponse>(to_grpc(caller.status()));
     }
-    auto stream = open(*caller, *request);
-    if (!stream.ok())
-      return new RefusedStream<v1::DownloadArtifactResponse>(to_grpc(stream.status()));
-    (*stream)->wake();
-    return *stream;
+    const auto sha256 = parse_digest(request->sha256(), "sha256");
+    if (!sha256.ok())
+      return new RefusedStream<v1::DownloadArtifactResponse>(to_grpc(sha256.status()));
+    auto* stream = new DownloadStream(context_, *caller, *sha256, request->offset());
+    stream->wake();
+    return stream;
   }
 
   grpc::ServerUnaryReactor* GetArtifact(grpc::CallbackServerContext* call,
@@ -156,18 +192,6 @@ class ArtifactServiceImpl final : public v1::ArtifactService::CallbackService {
   }
 
  private:
-  absl::StatusOr<DownloadStream*> open(const auth::Caller& caller,
-                                       const v1::DownloadArtifactRequest& request) {
-    BITRUNG_ASSIGN_OR_RETURN(const Digest digest, parse_digest(request.sha256(), "sha256"));
-    BITRUNG_ASSIGN_OR_RETURN(const std::uint64_t size, context_.artifacts.size(digest));
-    if (request.offset() > size) {
-      return absl::OutOfRangeError(
-          fmt::format("offset {} is beyond the artifact's {} bytes", request.offset(), size));
-    }
-    BITRUNG_ASSIGN_OR_RETURN(FileDescriptor file, context_.artifacts.open_for_read(digest));
-    return new DownloadStream(context_, caller, std::move(file), size, request.offset());
-  }
-
   const Context& context_;
 };
 

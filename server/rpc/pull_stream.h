@@ -40,6 +40,8 @@ class PullStream : public grpc::ServerWriteReactor<Response> {
   // Fills `message` and says kMessage; or kIdle until the next wake(); or sets `end` and says kEnd.
   virtual Next produce(Response& message, grpc::Status& end) = 0;
 
+  const auth::Caller& caller() const { return caller_; }
+
   // Kept until the stream is done.
   std::unique_ptr<engine::Publisher::Subscription> subscription_;
 

@@ -228,6 +228,31 @@ TEST(Datasets, Change_MakesJobsPlaceable) {
   world.expect_nothing_else();
 }
 
+TEST(Workers, AreGivenWhatTheirAttemptsReadAndNothingElse) {
+  World world("teacher\nstudent artifact=outside <- init teacher\n");
+  const auto is_given = [&world](const std::string& worker, const Digest& artifact) {
+    return world.core().is_given(World::worker_id(worker), artifact);
+  };
+  world.join("w1").start("w1", "teacher#1").succeed("w1", "teacher#1");
+  const Digest taught = artifact_of(world.job("teacher"), 1);
+  EXPECT_TRUE(is_given("w1", taught));
+  EXPECT_TRUE(is_given("w1", sha256("outside")));
+  world.join("w2");
+  EXPECT_FALSE(is_given("w2", taught));
+  EXPECT_FALSE(is_given("nobody", taught));
+
+  const Digest state = sha256("checkpoint 4");
+  EXPECT_FALSE(is_given("w1", state));
+  world.start("w1", "student#1").checkpoint("w1", "student#1", 4);
+  EXPECT_TRUE(is_given("w1", state));
+  // A lease that ran out takes it away; the next attempt's worker has it.
+  world.leave("w1").advance(kLeaseAndMargin + kMillisecond);
+  EXPECT_FALSE(is_given("w1", state));
+  EXPECT_TRUE(is_given("w2", state));
+  world.start("w2", "student#2").succeed("w2", "student#2");
+  EXPECT_FALSE(is_given("w2", taught));
+}
+
 TEST(Workers, AreListedByNameWithWhatTheyHold) {
   World world("a\n");
   world.join("w2").join("w1");

@@ -15,6 +15,7 @@
 #include <gtest/gtest.h>
 
 #include "bitrung/v1/access_service.grpc.pb.h"
+#include "bitrung/v1/artifact_service.grpc.pb.h"
 #include "bitrung/v1/experiment_service.grpc.pb.h"
 #include "bitrung/v1/fleet_service.grpc.pb.h"
 #include "bitrung/v1/worker_service.grpc.pb.h"
@@ -78,7 +79,9 @@ class AccessTest : public testing::Test {
     db::ExperimentRow row = db::make_experiment(1, "study");
     row.submitted_by = "anna";
     EXPECT_OK(store_->insert_experiment(row));
-    EXPECT_OK(store_->insert_job(db::make_job(1, 1, "job"), db::make_state(1, JobState::kReady)));
+    db::JobSpecRow job = db::make_job(1, 1, "job");
+    job.inputs.push_back({InputRole::kTeacher, std::nullopt, store_artifact("teacher")});
+    EXPECT_OK(store_->insert_job(job, db::make_state(1, JobState::kReady)));
     EXPECT_OK(store_->commit());
     EXPECT_OK(engine_.load());
     loop_ = std::thread([this] { engine_.run(); });
@@ -138,6 +141,26 @@ class AccessTest : public testing::Test {
     context->set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(30));
     if (!login.token.empty()) context->AddMetadata("authorization", "Bearer " + login.token);
     return context;
+  }
+
+  Digest store_artifact(std::string_view bytes) {
+    const Digest digest = sha256(bytes);
+    const auto upload = value_of(artifacts_.begin(digest, bytes.size(), 0));
+    EXPECT_OK(upload->append(bytes));
+    EXPECT_OK(upload->commit());
+    return digest;
+  }
+  grpc::Status download(const Login& login, const Digest& artifact, std::string* bytes = nullptr) {
+    v1::DownloadArtifactRequest request;
+    request.set_sha256(artifact.hex());
+    const auto context = context_of(login);
+    const auto stream =
+        v1::ArtifactService::NewStub(channel(login))->DownloadArtifact(context.get(), request);
+    v1::DownloadArtifactResponse piece;
+    while (stream->Read(&piece)) {
+      if (bytes != nullptr) *bytes += piece.data();
+    }
+    return stream->Finish();
   }
 
   // Calls the method with one empty message.
@@ -402,6 +425,43 @@ TEST_F(AccessTest, ARevokedWorker_IsToldWithItsNextStatement) {
   while (stream->Read(&response)) {
   }
   EXPECT_EQ(stream->Finish().error_code(), StatusCode::UNAUTHENTICATED);
+}
+
+TEST_F(AccessTest, AWorker_FetchesWhatItsAttemptsWereGiven_AndNothingElse) {
+  const Digest teacher = sha256("teacher");
+  const Digest other = store_artifact("of another study");
+  const Login worker = enrol("gpu1");
+  EXPECT_EQ(download(worker, teacher).error_code(), StatusCode::PERMISSION_DENIED);
+
+  const auto context = context_of(worker);
+  const auto session = v1::WorkerService::NewStub(channel(worker))->OpenSession(context.get());
+  v1::OpenSessionRequest request;
+  request.mutable_hello()->set_worker_id(kWorkerId);
+  request.mutable_hello()->set_name("gpu1");
+  v1::Slot& slot = *request.mutable_hello()->add_slots();
+  slot.set_device("cpu");
+  slot.set_threads(1);
+  v1::Dataset& dataset = *request.mutable_hello()->add_datasets();
+  dataset.set_name("cifar10");
+  dataset.set_sha256(sha256("cifar10").hex());
+  session->Write(request);
+  v1::OpenSessionResponse response;
+  while (session->Read(&response) && !response.has_offer()) {
+  }
+  ASSERT_TRUE(response.has_offer());
+
+  std::string bytes;
+  EXPECT_TRUE(download(worker, teacher, &bytes).ok());
+  EXPECT_EQ(bytes, "teacher");
+  const grpc::Status refused = download(worker, other);
+  EXPECT_EQ(refused.error_code(), StatusCode::PERMISSION_DENIED);
+  EXPECT_THAT(refused.error_message(), HasSubstr("\"gpu1\" holds no attempt"));
+  EXPECT_EQ(download(worker, sha256("nowhere")).error_code(), StatusCode::PERMISSION_DENIED);
+  EXPECT_EQ(download(enrol("gpu2", std::string(32, 'b')), teacher).error_code(),
+            StatusCode::PERMISSION_DENIED);
+  const Login viewer = with_token(token("anna", Role::kViewer));
+  EXPECT_TRUE(download(viewer, other).ok());
+  EXPECT_EQ(download(viewer, sha256("nowhere")).error_code(), StatusCode::NOT_FOUND);
 }
 
 TEST_F(AccessTest, ACertificateOfAnotherAuthority_IsNoLogin) {
