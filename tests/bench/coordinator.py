@@ -224,6 +224,20 @@ def row_submit(options, table):
         table.add("submit", "plan and submit the same again, all cached", f"{again['total_s']:.2f} s", "<= 1 s", **again)
 
 
+def row_million(options, table):
+    """What the server keeps in memory for jobs that wait, ten times the largest experiment."""
+    experiments, count = (2, 5000) if options.quick else (10, 100_000)
+    with cluster(options) as c:
+        c.bench("submit", "--jobs", 100)
+        before = c.rss()
+        for _ in range(experiments):
+            c.bench("submit", "--jobs", count)
+        time.sleep(3)  # The server gives back what a large request took.
+        grown = c.rss() - before
+    table.add("million", f"{experiments * count:,} jobs wait: the server's memory grown by", f"{grown / 1e6:,.0f} MB", "< 600 MB")
+    table.add("million", "  per job", f"{grown / experiments / count:,.0f} B", "<= 512 B")
+
+
 def row_points(options, table):
     jobs, points = (64, 10_000) if options.quick else (500, 20_000)
     with cluster(options) as c:
@@ -259,7 +273,7 @@ def row_fleet(options, table):
 
 
 ROWS = {"flat": row_flat, "layered": row_layered, "chain": row_chain, "core": row_core, "submit": row_submit,
-        "points": row_points, "series": row_series, "fleet": row_fleet}
+        "million": row_million, "points": row_points, "series": row_series, "fleet": row_fleet}
 
 
 def sync_floor(directory):
