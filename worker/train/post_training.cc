@@ -111,7 +111,13 @@ class PostTraining {
             {}};
   }
 
+  // The network as it will be measured.
   Outcome finish(Network& network, const fs::path& checkpoint) {
+    if (device_.is_cpu()) {
+      if (const std::string reason = network.fuse(); !reason.empty()) {
+        observer_.log("the network is computed by LibTorch's operations, since " + reason);
+      }
+    }
     const std::optional<FinalReport> measured =
         final_report(network, *dataset_, split_, device_, evaluation_batch_,
                      [this] { return stop_requested(); });

@@ -76,6 +76,10 @@ class Loop : public ::testing::Test {
     Recorder recorder;
     return run(job, recorder);
   }
+  // What the report of a job says that it was computed with.
+  static std::string backend_of(const Outcome& outcome) {
+    return nlohmann::json::parse(outcome.report).at("backend").get<std::string>();
+  }
   Failure failure_of(const Job& job) {
     try {
       run(job);
@@ -413,9 +417,6 @@ TEST_F(Loop, ResumeOfEveryMethod_IsBitIdentical) {
 }
 
 TEST_F(Loop, Backend_IsChosenAndReported) {
-  const auto backend_of = [](const Outcome& outcome) {
-    return nlohmann::json::parse(outcome.report).at("backend").get<std::string>();
-  };
   Job usual = job("usual");
   Recorder quiet;
   EXPECT_THAT(backend_of(run(usual, quiet)), testing::StartsWith("fused "));
@@ -510,6 +511,7 @@ TEST_F(Loop, Quantize_KeepsAccuracyAtEightBitsAndIsRepeatable) {
   ASSERT_EQ(eight.ending, Ending::kSucceeded);
   EXPECT_NEAR(eight.result->test_accuracy, trained.result->test_accuracy, 5.0);
   EXPECT_EQ(eight.result->best_epoch, 0);
+  EXPECT_THAT(backend_of(eight), testing::StartsWith("fused "));
   EXPECT_EQ(read_bytes(run(quantize).path), read_bytes(eight.path));
 
   for (const Clipping clip : {Clipping::kAverage, Clipping::kDeviations, Clipping::kPercentile,
@@ -540,6 +542,7 @@ TEST_F(Loop, Quantize_KeepsAccuracyAtEightBitsAndIsRepeatable) {
   const Outcome evaluated = run(evaluate);
   EXPECT_EQ(evaluated.result->test_accuracy, eight.result->test_accuracy);
   EXPECT_EQ(evaluated.result->test_loss, eight.result->test_loss);
+  EXPECT_EQ(backend_of(evaluated), backend_of(eight));
   EXPECT_EQ(read_bytes(evaluated.path), read_bytes(eight.path));
   evaluate.source.reset();
   EXPECT_THAT(failure_of(evaluate).what(), HasSubstr("names no source file"));
