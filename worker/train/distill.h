@@ -21,6 +21,7 @@ struct DistillationNow {
   bool is_on = false;  // Not in the self-study.
   double temperature = 1.0;
   double weight = 0.0;
+  bool operator==(const DistillationNow&) const = default;
 };
 
 // Epoch e of n, from 0; the first floor(self_study n) epochs are without a teacher. With f the

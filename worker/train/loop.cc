@@ -10,6 +10,7 @@
 #include "worker/train/checkpoint.h"
 #include "worker/train/data/batch.h"
 #include "worker/train/data/host_batch.h"
+#include "worker/train/device_step.h"
 #include "worker/train/distill.h"
 #include "worker/train/evaluate.h"
 #include "worker/train/failure.h"
@@ -200,6 +201,16 @@ class Training {
                      distiller_->parameters().end());
     }
     optimizer_ = std::make_unique<Sgd>(spec_.optimizer, std::move(learned));
+    if (!device_.is_cpu()) {
+      device_step_.emplace(dataset_->training, device_, batch_size_,
+                           student_->follows_training()
+                               ? "its quantization changes with the training's progress"
+                               : "");
+      if (!device_step_->why_not_recorded().empty()) {
+        observer_.log("steps are launched operation by operation, since " +
+                      device_step_->why_not_recorded());
+      }
+    }
     counters_ = Counters{};
     best_.clear();
   }
@@ -315,29 +326,19 @@ class Training {
                               [&] { return distiller_->teach(images); });
   }
 
-  void run_step(const std::vector<std::uint32_t>& order, double rate) {
-    const Clock::time_point step_start = Clock::now();
-    const std::int64_t first = counters_.step_in_epoch * batch_size_;
-    const std::span<const std::uint32_t> indices(order.data() + first,
-                                                 static_cast<std::size_t>(batch_size_));
-    batch_.fill(dataset_->training, indices, [&](std::int64_t i) {
-      return augmentation_at(spec_.augment_crop, spec_.augment_flip, spec_.seed, counters_.epoch,
-                             first + i);
-    });
-    const at::Tensor images = batch_.images(batch_size_).to(device_);  // (N,3,32,32)
-    const at::Tensor labels = batch_.labels(batch_size_).to(device_);  // (N)
+  DistillationNow distillation_now() const {
+    return distiller_ ? distillation_at(*spec_.distill, counters_.epoch, spec_.epochs)
+                      : DistillationNow{};
+  }
 
+  // The student's step with a batch, (N,3,32,32) and (N), and what the teachers say to it.
+  template <typename Rate>
+  StepValues learn(const at::Tensor& images, const at::Tensor& labels,
+                   const Distiller::Lesson& lesson, const DistillationNow& now, const Rate& rate) {
     const Pass pass{
         true,
         static_cast<double>(steps_done()) / static_cast<double>(spec_.epochs * steps_per_epoch_),
         spec_.seed, steps_done()};
-    const DistillationNow now = distiller_
-                                    ? distillation_at(*spec_.distill, counters_.epoch, spec_.epochs)
-                                    : DistillationNow{};
-    Distiller::Lesson lesson;
-    if (now.is_on) {
-      lesson = teach(images, indices);
-    }
     std::vector<at::Tensor> stages;
     Taps taps;
     if (now.is_on && distiller_->uses_features()) {
@@ -348,12 +349,57 @@ class Training {
                                 : Loss{at::cross_entropy_loss(logits, labels), {}};
     loss.total.backward();
     optimizer_->step(rate);
+    return {loss.total.detach(), loss.distillation, logits.detach().argmax(1).eq(labels).sum()};
+  }
 
+  template <typename Place>
+  StepValues learn_from_host(std::span<const std::uint32_t> indices, const Place& place,
+                             double rate) {
+    batch_.fill(dataset_->training, indices, place);
+    const at::Tensor images = batch_.images(batch_size_);
+    const DistillationNow now = distillation_now();
+    return learn(images, batch_.labels(batch_size_),
+                 now.is_on ? teach(images, indices) : Distiller::Lesson{}, now, rate);
+  }
+
+  // The teachers' logits are computed with each step, so that the step stays the same.
+  template <typename Place>
+  StepValues learn_on_device(std::span<const std::uint32_t> indices, const Place& place,
+                             double rate) {
+    const DistillationNow now = distillation_now();
+    if (now != recorded_now_) {
+      device_step_->forget();
+      recorded_now_ = now;
+    }
+    const bool was_recorded = device_step_->why_not_recorded().empty();
+    const StepValues values = device_step_->run(
+        indices, place, rate,
+        [&](const at::Tensor& images, const at::Tensor& labels, const at::Tensor& device_rate) {
+          return learn(images, labels, now.is_on ? distiller_->teach(images) : Distiller::Lesson{},
+                       now, device_rate);
+        });
+    if (was_recorded && !device_step_->why_not_recorded().empty()) {
+      observer_.log("steps are launched operation by operation, since " +
+                    device_step_->why_not_recorded());
+    }
+    return values;
+  }
+
+  void run_step(const std::vector<std::uint32_t>& order, double rate) {
+    const Clock::time_point step_start = Clock::now();
+    const std::int64_t first = counters_.step_in_epoch * batch_size_;
+    const std::span<const std::uint32_t> indices(order.data() + first,
+                                                 static_cast<std::size_t>(batch_size_));
+    const auto place = [&](std::int64_t i) {
+      return augmentation_at(spec_.augment_crop, spec_.augment_flip, spec_.seed, counters_.epoch,
+                             first + i);
+    };
+    const StepValues values = device_step_ ? learn_on_device(indices, place, rate)
+                                           : learn_from_host(indices, place, rate);
     ++counters_.step_in_epoch;
     counters_.seen += batch_size_;
     counters_.trained_images += batch_size_;
-    pending_.push_back({steps_done(), loss.total.detach(), loss.distillation,
-                        logits.detach().argmax(1).eq(labels).sum()});
+    pending_.push_back({steps_done(), values});
     const bool window_ends = steps_done() % kWindowSteps == 0;
     // Reading a value makes a GPU wait; there the values of a window are read together.
     if (device_.is_cpu() || window_ends || counters_.step_in_epoch == steps_per_epoch_) {
@@ -371,18 +417,16 @@ class Training {
 
   struct PendingValues {
     std::int64_t step;
-    at::Tensor loss;
-    at::Tensor distillation;
-    at::Tensor correct;
+    StepValues values;
   };
 
   void read_pending() {
-    for (const PendingValues& values : pending_) {
+    for (const auto& [step, values] : pending_) {
       const auto loss = values.loss.item<double>();
       if (!std::isfinite(loss)) {
         throw Failure(FailureClass::kDiverged,
                       "the training loss became " + std::to_string(loss) + " at step " +
-                          std::to_string(values.step) + " of " +
+                          std::to_string(step) + " of " +
                           std::to_string(spec_.epochs * steps_per_epoch_) + ", in epoch " +
                           std::to_string(counters_.epoch + 1) +
                           "; a lower learning rate or warm-up epochs may help");
@@ -587,6 +631,8 @@ class Training {
   TeacherLogits teacher_logits_;
   std::unique_ptr<Network> student_;
   std::unique_ptr<Sgd> optimizer_;
+  std::optional<DeviceStep> device_step_;  // Elsewhere than on the CPU.
+  DistillationNow recorded_now_;
   Counters counters_;
   std::vector<NamedTensor> best_;  // Only with validation images.
   std::vector<PendingValues> pending_;

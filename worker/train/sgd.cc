@@ -14,6 +14,16 @@ Sgd::Sgd(const OptimizerOptions& options, std::vector<LearnedTensor> parameters)
 }
 
 void Sgd::step(double rate) {
+  step_by([rate](at::Tensor& w, const at::Tensor& g, double factor) { w.sub_(g, rate * factor); });
+}
+
+void Sgd::step(const at::Tensor& rate) {
+  step_by(
+      [&rate](at::Tensor& w, const at::Tensor& g, double factor) { w.sub_(g * (rate * factor)); });
+}
+
+template <typename Move>
+void Sgd::step_by(const Move& move) {
   const at::NoGradGuard no_grad;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     at::Tensor& w = parameters_[i].tensor;
@@ -32,7 +42,7 @@ void Sgd::step(double rate) {
       m.mul_(options_.momentum).add_(g);
       g = options_.nesterov ? g.add(m, options_.momentum) : m;
     }
-    w.sub_(g, rate * parameters_[i].rate_factor);
+    move(w, g, parameters_[i].rate_factor);
   }
 }
 

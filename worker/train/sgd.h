@@ -19,11 +19,17 @@ class Sgd {
 
   // Applies and then drops the gradients. A parameter without a gradient is left alone.
   void step(double rate);
+  // The same with a rate that the device knows, (): a recorded step reads it anew each time.
+  void step(const at::Tensor& rate);
 
   // One buffer for each parameter, under the parameter's name; empty without momentum.
   const std::vector<NamedTensor>& momentum() const { return momentum_; }
 
  private:
+  // move(w, g, factor) subtracts `factor` times the rate times g from w.
+  template <typename Move>
+  void step_by(const Move& move);
+
   OptimizerOptions options_;
   std::vector<LearnedTensor> parameters_;
   std::vector<NamedTensor> momentum_;

@@ -10,7 +10,6 @@ namespace bitrung::train {
 
 namespace {
 
-constexpr int kPadding = 4;
 constexpr std::array<float, kImageChannels> kMean = {0.507F, 0.487F, 0.441F};
 constexpr std::array<float, kImageChannels> kDeviation = {0.267F, 0.256F, 0.276F};
 
@@ -55,6 +54,10 @@ Placement augmentation_at(bool crop, bool flip, std::uint64_t seed, std::int64_t
   }
   placement.flip = flip && mirrored;
   return placement;
+}
+
+float normal_value(int channel, std::uint8_t byte) {
+  return kTable[static_cast<std::size_t>(channel)][byte];
 }
 
 void write_image(const std::uint8_t* image, const Placement& placement, float* out) {

@@ -18,6 +18,9 @@ namespace bitrung::train {
 std::vector<std::uint32_t> epoch_order(std::span<const std::uint32_t> indices, std::uint64_t seed,
                                        std::int64_t epoch);
 
+// Bytes of zeros that an image is padded with on each side before it is cropped.
+inline constexpr int kPadding = 4;
+
 // How one image is moved: `dx`, `dy` in [0, 8] choose a 32 x 32 window of the image padded by 4
 // zero bytes on each side (4, 4 is the image itself), and `flip` mirrors the window left to right.
 struct Placement {
@@ -31,10 +34,13 @@ struct Placement {
 Placement augmentation_at(bool crop, bool flip, std::uint64_t seed, std::int64_t epoch,
                           std::int64_t position);
 
-// Writes one image as 32 x 32 x 3 floats (row, column, channel), each ((byte / 255) - mean) /
+// What the networks see for a byte of a channel (red, green, blue): ((byte / 255) - mean) /
 // deviation with the channel means .507 .487 .441 and deviations .267 .256 .276 that
-// teacher-assistant distillation uses for both CIFARs. Padding is byte 0, which is black, not the
-// mean.
+// teacher-assistant distillation uses for both CIFARs.
+float normal_value(int channel, std::uint8_t byte);
+
+// Writes one image as 32 x 32 x 3 floats (row, column, channel), normal_value() of its bytes.
+// Padding is byte 0, which is black, not the mean.
 void write_image(const std::uint8_t* image, const Placement& placement, float* out);
 
 }  // namespace bitrung::train

@@ -1,5 +1,6 @@
 #include "worker/train/nn/network.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
@@ -173,6 +174,14 @@ at::Tensor Network::quantize_input(const at::Tensor& x, Layer& layer, const Pass
     taps.probe->activation(layer, x, quantized);
   }
   return quantized;
+}
+
+bool Network::follows_training() const {
+  return std::any_of(layers_.begin(), layers_.end(), [](const std::unique_ptr<Layer>& layer) {
+    return layer->gradient_bits != kFullPrecisionBits ||
+           (layer->quantizer != nullptr && layer->quantizer->follows_training()) ||
+           (layer->input != nullptr && layer->input->follows_training());
+  });
 }
 
 std::string Network::fuse() {

@@ -68,6 +68,8 @@ class Network {
   const std::vector<NamedTensor>& state() const { return state_; }  // Parameters and buffers.
   // Convolutions and linear layers, in the order of the forward pass.
   std::span<const std::unique_ptr<Layer>> layers() const { return layers_; }
+  // Whether training passes depend on more than the images: on the progress, the seed or the step.
+  bool follows_training() const;
   // Normalisations, for their statistics.
   std::span<BatchNorm* const> norms() const { return norms_; }
 

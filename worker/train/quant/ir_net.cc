@@ -65,6 +65,8 @@ class IrNetWeights : public WeightQuantizer {
     return sign_grid(shift_scale(standardize(w, /*epsilon=*/0.0), bits_), bits_);
   }
 
+  bool follows_training() const override { return bits_ == 1; }
+
  private:
   int bits_;
 };
@@ -78,6 +80,8 @@ class IrNetActivations : public SignActivations {
     // surrogate alone would let it pass. At more bits that has none there either.
     return quantize_signs(bits() == 1 ? at::hardtanh(x) : x, bits(), error_decay(bits(), pass));
   }
+
+  bool follows_training() const override { return bits() == 1; }
 };
 
 }  // namespace

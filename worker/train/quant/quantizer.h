@@ -64,6 +64,8 @@ class QuantizerState {
   virtual ~QuantizerState() = default;
   virtual std::vector<LearnedTensor> parameters() const { return {}; }
   virtual std::vector<NamedTensor> buffers() const { return {}; }
+  // Whether what it computes depends on the progress, the seed or the step of a training pass.
+  virtual bool follows_training() const { return false; }
 };
 
 // The values a quantized tensor may have, by integer code 0 … 2^bits - 1:

@@ -88,6 +88,8 @@ class RecuWeights : public WeightQuantizer {
     return sign_grid(clamp_weights(w, bits_, tau_).scale, bits_);
   }
 
+  bool follows_training() const override { return true; }
+
   bool scales_output() const override { return true; }
 
   at::Tensor scale_output(const at::Tensor& y) override {

@@ -30,14 +30,20 @@ TEST(Sgd, Steps_AreThoseOfTorchOptim) {
 }
 
 TEST(Sgd, LearnedTensors_HaveTheirOwnDecayAndRate) {
-  at::Tensor w = at::ones({1}, at::kDouble).set_requires_grad(true);
-  at::Tensor clip = at::full({1}, 8.0, at::kDouble).set_requires_grad(true);
-  Sgd sgd({0.1, 0.0, false, 0.01}, {{"w", w, 1.0, std::nullopt}, {"clip", clip, 0.5, 0.001}});
-  w.mutable_grad() = at::zeros({1}, at::kDouble);
-  clip.mutable_grad() = at::ones({1}, at::kDouble);
-  sgd.step(0.1);
-  EXPECT_NEAR(w.item<double>(), 1.0 - 0.1 * 0.01, 1e-15);
-  EXPECT_NEAR(clip.item<double>(), 8.0 - 0.1 * 0.5 * (1.0 + 0.001 * 8.0), 1e-15);
+  for (const bool device_has_rate : {false, true}) {
+    at::Tensor w = at::ones({1}, at::kDouble).set_requires_grad(true);
+    at::Tensor clip = at::full({1}, 8.0, at::kDouble).set_requires_grad(true);
+    Sgd sgd({0.1, 0.0, false, 0.01}, {{"w", w, 1.0, std::nullopt}, {"clip", clip, 0.5, 0.001}});
+    w.mutable_grad() = at::zeros({1}, at::kDouble);
+    clip.mutable_grad() = at::ones({1}, at::kDouble);
+    if (device_has_rate) {
+      sgd.step(at::full({}, 0.1, at::kDouble));
+    } else {
+      sgd.step(0.1);
+    }
+    EXPECT_NEAR(w.item<double>(), 1.0 - 0.1 * 0.01, 1e-15);
+    EXPECT_NEAR(clip.item<double>(), 8.0 - 0.1 * 0.5 * (1.0 + 0.001 * 8.0), 1e-15);
+  }
 }
 
 }  // namespace

@@ -163,6 +163,21 @@ TEST_P(EveryMethod, ShapeAndType_AreTheInputs) {
   });
 }
 
+TEST_P(EveryMethod, PassesOfATraining_DifferOnlyWhereItIsSaid) {
+  for_subjects([](const SubjectOptions& options) {
+    const auto result_of = [&options](const Pass& pass) {
+      Subject subject(options);
+      const at::Tensor x = input_of(subject, options.part);
+      return run(subject, x, waves(x.sizes(), options.type, 2.0), pass);
+    };
+    const Outcome early = result_of({true, 0.1, 7, 3});
+    const Outcome late = result_of({true, 0.9, 8, 300});
+    EXPECT_EQ(early.y != late.y || early.dx != late.dx || early.learned != late.learned,
+              Subject(options).state().follows_training())
+        << name_of(options);
+  });
+}
+
 TEST_P(EveryMethod, Zeros_GiveZerosAndFiniteGradients) {
   for_subjects([](const SubjectOptions& options) {
     Subject subject(options);
