@@ -149,10 +149,10 @@ constexpr auto kOperations = std::to_array<Operation>({
      "SELECT coalesce(sum(line_watermark), 0) FROM attempt WHERE job_id = ? AND attempt = ?"},
     {&Statements::equal_jobs, "equal_jobs",
      "SELECT experiment_id, name, identity FROM job WHERE spec_sha256 = ? AND state = 'succeeded' "
-     "ORDER BY id DESC LIMIT ?"},
+     "AND cached_from IS NULL ORDER BY id DESC LIMIT ?"},
     {&Statements::succeeded_like, "succeeded_like",
-     "SELECT {} WHERE j.model = ? AND j.dataset = ? AND j.state = 'succeeded' ORDER BY j.id DESC "
-     "LIMIT ?",
+     "SELECT {} WHERE j.model = ? AND j.dataset = ? AND j.state = 'succeeded' AND j.cached_from IS NULL "
+     "ORDER BY j.id DESC LIMIT ?",
      kWholeJobs},
     {&Statements::pins, "pins",
      "SELECT experiment_id, dataset, sha256 FROM dataset_pin WHERE experiment_id = ? ORDER BY "

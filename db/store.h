@@ -186,11 +186,12 @@ class StoreReader {
     std::string name;
     std::optional<Digest> identity;
   };
-  // For each digest of canonical options the succeeded jobs that have them, newest first.
+  // For each digest of canonical options the succeeded jobs that have them, newest first, without
+  // those that took an equal one's result.
   virtual absl::StatusOr<std::vector<std::vector<EqualJob>>> equal_jobs(
       const std::vector<Digest>& specs, std::size_t limit) = 0;
-  // Succeeded jobs of the same network and data set, newest first (for "why not cached" and for
-  // estimates).
+  // Succeeded jobs of the same network and data set, newest first, without those that took an equal
+  // one's result (for "why not cached" and for estimates).
   virtual absl::StatusOr<std::vector<JobRow>> succeeded_like(std::string_view model,
                                                              std::string_view dataset,
                                                              std::size_t limit) = 0;

@@ -692,15 +692,16 @@ TEST_F(StoreTest, Counts_NameTheStatesThatOccur) {
   EXPECT_EQ(value_of(reader_->counts(ExperimentId{2})), ExperimentCounts());
 }
 
-TEST_F(StoreTest, SucceededJobs_AreFoundBySpecAndByNetwork) {
+TEST_F(StoreTest, TrainedJobs_AreFoundBySpecAndByNetwork_WhatWasCachedIsNot) {
   ASSERT_OK(store_->begin());
   ASSERT_OK(store_->insert_experiment(make_experiment(1)));
-  for (std::int64_t id = 1; id <= 4; ++id) {
+  for (std::int64_t id = 1; id <= 5; ++id) {
     JobSpecRow spec = make_job(id, 1, fmt::format("job-{}", id));
     spec.spec_sha256 = digest_of(id == 3 ? "other" : "spec");
     spec.dataset = id == 2 ? "cifar100" : "cifar10";
     JobStateRow state = make_state(id, id == 4 ? JobState::kFailed : JobState::kSucceeded);
     if (id != 4) state.result = make_result(90);
+    if (id == 5) state.cached_from = JobId{1};
     ASSERT_OK(store_->insert_job(spec, state));
   }
   ASSERT_OK(store_->commit());
