@@ -228,7 +228,6 @@ def row_million(options, table):
     """What the server keeps in memory for jobs that wait, ten times the largest experiment."""
     experiments, count = (2, 5000) if options.quick else (10, 100_000)
     with cluster(options) as c:
-        c.bench("submit", "--jobs", 100)
         before = c.rss()
         for _ in range(experiments):
             c.bench("submit", "--jobs", count)
