@@ -66,6 +66,21 @@ struct alignas(64) Line {
   std::uint16_t halves[32];
 };
 
+// What a thread reads next, to be fetched while it multiplies.
+struct Ahead {
+  struct Range {
+    const char* begin;
+    const char* end;
+  };
+  Range ranges[4];
+  int count = 0;
+
+  void add(const float* from, std::size_t size) {
+    ranges[count++] = {reinterpret_cast<const char*>(from),
+                       reinterpret_cast<const char*>(from + size)};
+  }
+};
+
 // Lines of the forms of TileKernels' operands of one image.
 struct TileSizes {
   std::size_t rows;
@@ -79,7 +94,7 @@ constexpr TileSizes tile_sizes(const Convolution& shape) {
   const auto in_blocks = static_cast<std::size_t>(shape.in_blocks == 0 ? 1 : shape.in_blocks);
   const auto out_blocks = static_cast<std::size_t>(shape.out_blocks);
   // A side of 8 has three copies of its rows.
-  return {.rows = 6 * (side + 2) * (side + 2) * out_blocks,
+  return {.rows = 6 * (side + 2) * (side + 2) * (in_blocks > out_blocks ? in_blocks : out_blocks),
           .columns = side * side * out_blocks,
           .pairs = 3 * (in_side + 2) * side * in_blocks,
           .windows = (in_side + 2) * side * in_blocks};
@@ -112,13 +127,20 @@ struct TileKernels {
 
   // dw += the gradient of the weights, [taps][in_blocks][out_blocks][16 out][16 in].
   void (*weight_gradients)(const Convolution& shape, const Line* pairs, int pieces,
-                           const Line* columns, float* dw);
+                           const Line* columns, float* dw, Ahead& ahead);
 
   // As Kernels::input_gradients. w: [in_blocks][out_blocks][taps][pieces] tiles, each the pairs of
   // output channels of two halves, [2][8][16 in][2]. In one piece it is a code twice, and the rows
   // are in two; in three the first half twice, the second twice, the first and the third.
   void (*input_gradients)(const Convolution& shape, const Line* rows, const Line* w, int pieces,
-                          bool adds, float* dx);
+                          bool adds, float* dx, Ahead& ahead);
+
+  // The input of a convolution with 9 taps and a stride of 1 as rows in three pieces, and what
+  // Kernels::convolve does. w: as for input_gradients, from the output's to the input's channels.
+  void (*activate_rows)(const float* x, int side, int blocks, const NormForward& norm,
+                        const Activation& rule, Line* rows);
+  void (*convolve)(const Convolution& shape, const Line* rows, const Line* w, const float* residual,
+                   float* out, Ahead& ahead);
 
   // The input of a convolution with 9 taps as codes, and what Kernels::convolve_codes does. w:
   // [out_blocks][in_blocks][3 rows of taps] tiles, [4 taps][4][16 out][4 in] of which the fourth
@@ -126,13 +148,13 @@ struct TileKernels {
   void (*activate_codes)(const Convolution& shape, const float* x, const NormForward& norm,
                          const Activation& rule, Line* windows);
   void (*convolve_codes)(const Convolution& shape, const Line* windows, const Line* w,
-                         const float* scale, const float* residual, float* out);
+                         const float* scale, const float* residual, float* out, Ahead& ahead);
 
   // Of images (padded). dw: [out_blocks][3 rows of taps][16 out][16], the last index being 3 times
   // the tap's column plus the input channel, and of no meaning from 9 on.
   void (*image)(const Convolution& shape, const float* in, Line* pairs);
   void (*image_weight_gradients)(const Convolution& shape, const Line* pairs, const Line* columns,
-                                 float* dw);
+                                 float* dw, Ahead& ahead);
 };
 
 struct Kernels {

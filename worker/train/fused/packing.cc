@@ -77,20 +77,17 @@ void pack_backward(const float* w, const Convolution& shape, const Kernels& kern
       packed.backward.data());
 }
 
-bool pack_codes(const float* w, const Convolution& shape, const Kernels& kernels,
-                std::span<const float> scales, PackedWeights& packed) {
-  const std::int64_t in = in_channels(shape);
+bool find_codes(const float* w, const Convolution& shape, std::span<const float> scales,
+                PackedWeights& packed) {
   const std::int64_t out = std::int64_t{shape.out_blocks} * kBlock;
-  const std::int64_t taps = shape.taps;
-  const std::int64_t channel = in * taps;
-  packed.codes.clear();
-  packed.code_tiles.clear();
+  const std::int64_t channel = in_channels(shape) * shape.taps;
+  packed.has_codes = false;
   packed.code_values.resize(at(out));
-  std::vector<std::int8_t>& codes = packed.plain_codes;
-  codes.resize(at(in * out * taps));
+  packed.plain_codes.resize(at(out * channel));
   for (std::int64_t o = 0; o < out; ++o) {
     const float scale = scales[scales.size() == 1 ? 0 : at(o)];
     const float* const values = w + o * channel;
+    std::int8_t* const codes = packed.plain_codes.data() + o * channel;
     bool is_coded = false;
     for (const float per_scale : {1.0F, 2.0F}) {
       packed.code_values[at(o)] = scale / per_scale;
@@ -102,7 +99,7 @@ bool pack_codes(const float* w, const Convolution& shape, const Kernels& kernels
         // Also false for NaN. With a scale of 0 all weights must be 0.
         is_coded = std::fabs(nearest) <= kCodeMax && std::fabs(code - nearest) <= kCodeError &&
                    (scale != 0.0F || values[i] == 0.0F);
-        codes[at(o * channel + i)] = is_coded ? static_cast<std::int8_t>(nearest) : std::int8_t{0};
+        codes[i] = is_coded ? static_cast<std::int8_t>(nearest) : std::int8_t{0};
       }
       if (is_coded) {
         break;
@@ -112,6 +109,15 @@ bool pack_codes(const float* w, const Convolution& shape, const Kernels& kernels
       return false;
     }
   }
+  packed.has_codes = true;
+  return true;
+}
+
+void pack_codes(const Convolution& shape, const Kernels& kernels, PackedWeights& packed) {
+  const std::int64_t in = in_channels(shape);
+  const std::int64_t out = std::int64_t{shape.out_blocks} * kBlock;
+  const std::int64_t taps = shape.taps;
+  const std::vector<std::int8_t>& codes = packed.plain_codes;
   const std::int64_t wide = together(kernels, shape.out_blocks) * kBlock;
   packed.codes.resize(codes.size());
   std::int8_t* to = packed.codes.data();
@@ -128,7 +134,6 @@ bool pack_codes(const float* w, const Convolution& shape, const Kernels& kernels
       }
     }
   }
-  return true;
 }
 
 namespace {
@@ -150,6 +155,32 @@ std::array<std::uint16_t, 3> halves_of(float value) {
     value -= std::bit_cast<float>(bits);
   }
   return halves;
+}
+
+// Tiles of `pieces` for k and n in blocks: [n blocks][k blocks][taps][pieces], value(k, n, tap).
+template <typename Value>
+void pack_row_tiles(std::int64_t k_channels, std::int64_t n_channels, std::int64_t taps, int pieces,
+                    const Value& value, std::vector<Line>& tiles) {
+  tiles.resize(at(k_channels / kBlock * (n_channels / kBlock) * taps * pieces * kTileLines));
+  std::uint16_t* to = tiles.data()->halves;
+  for (std::int64_t n = 0; n < n_channels; n += kBlock) {
+    for (std::int64_t k = 0; k < k_channels; k += kBlock) {
+      for (std::int64_t tap = 0; tap < taps; ++tap, to += pieces * kTileHalves) {
+        for (std::int64_t row = 0; row < kBlock; ++row) {
+          for (std::int64_t lane = 0; lane < kBlock; ++lane) {
+            const auto halves = halves_of(value(k + row, n + lane, tap));
+            std::uint16_t* const tile = to + row / 2 * 32 + lane * 2 + row % 2;
+            tile[0] = tile[kTileHalves / 2] = halves[0];
+            if (pieces == 3) {
+              tile[kTileHalves] = tile[kTileHalves * 3 / 2] = halves[1];
+              tile[kTileHalves * 2] = halves[0];
+              tile[kTileHalves * 5 / 2] = halves[2];
+            }
+          }
+        }
+      }
+    }
+  }
 }
 
 void pack_code_tiles(const Convolution& shape, PackedWeights& packed) {
@@ -181,7 +212,8 @@ void pack_tiles(const float* w, const Convolution& shape, PackedWeights& packed)
   const std::int64_t in = in_channels(shape);
   const std::int64_t out = std::int64_t{shape.out_blocks} * kBlock;
   const std::int64_t taps = shape.taps;
-  const bool has_codes = !packed.codes.empty();
+  const bool has_codes = packed.has_codes;
+  packed.code_tiles.clear();
   packed.gradient_factors.assign(at(out), 1.0F);
   if (has_codes) {
     for (std::int64_t o = 0; o < out; ++o) {
@@ -193,36 +225,30 @@ void pack_tiles(const float* w, const Convolution& shape, PackedWeights& packed)
       pack_code_tiles(shape, packed);
     }
   }
+  packed.forward_tiles.clear();
   if (shape.in_blocks == 0) {
     return;
   }
-  packed.gradient_pieces = has_codes ? 1 : 3;
-  const std::int64_t tap_halves = packed.gradient_pieces * kTileHalves;
-  packed.gradient_tiles.resize(
-      at(in / kBlock * (out / kBlock) * taps * packed.gradient_pieces * kTileLines));
-  std::uint16_t* to = packed.gradient_tiles.data()->halves;
-  for (std::int64_t i = 0; i < in; i += kBlock) {
-    for (std::int64_t o = 0; o < out; o += kBlock) {
-      for (std::int64_t tap = 0; tap < taps; ++tap, to += tap_halves) {
-        for (std::int64_t k = 0; k < kBlock; ++k) {
-          for (std::int64_t n = 0; n < kBlock; ++n) {
-            const std::size_t from = at(((o + k) * in + i + n) * taps + tap);
-            const auto halves =
-                halves_of(has_codes ? static_cast<float>(packed.plain_codes[from]) : w[from]);
-            const auto put = [&](int piece, std::uint16_t first, std::uint16_t second) {
-              std::uint16_t* const tile = to + piece * kTileHalves + k / 2 * 32 + n * 2 + k % 2;
-              tile[0] = first;
-              tile[kTileHalves / 2] = second;
-            };
-            put(0, halves[0], halves[0]);
-            if (!has_codes) {
-              put(1, halves[1], halves[1]);
-              put(2, halves[0], halves[2]);
-            }
-          }
-        }
-      }
-    }
+  const auto weight = [&](std::int64_t o, std::int64_t i, std::int64_t t) {
+    return w[(o * in + i) * taps + t];
+  };
+  if (has_codes) {
+    packed.gradient_pieces = 1;
+    pack_row_tiles(
+        out, in, taps, 1,
+        [&](std::int64_t o, std::int64_t i, std::int64_t t) {
+          return static_cast<float>(packed.plain_codes[at((o * in + i) * taps + t)]);
+        },
+        packed.gradient_tiles);
+    return;
+  }
+  packed.gradient_pieces = 3;
+  pack_row_tiles(out, in, taps, 3, weight, packed.gradient_tiles);
+  if (has_forward_tiles(shape)) {
+    pack_row_tiles(
+        in, out, taps, 3,
+        [&](std::int64_t i, std::int64_t o, std::int64_t t) { return weight(o, i, t); },
+        packed.forward_tiles);
   }
 }
 

@@ -1,13 +1,16 @@
 #include "worker/train/fused/residual.h"
 
 #include <ATen/Parallel.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <map>
+#include <new>
 #include <optional>
 #include <span>
 
@@ -36,7 +39,38 @@ float* floats_of(const at::Tensor& tensor) {
   return tensor.data_ptr<float>();
 }
 
+// A plane of floats for each image of a batch.
+class Planes {
+ public:
+  Planes() = default;
+  Planes(std::int64_t images, std::size_t size) : size_(size) {
+    const std::size_t bytes = static_cast<std::size_t>(images) * size * sizeof(float);
+    const std::size_t rounded = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+    memory_.reset(static_cast<float*>(std::aligned_alloc(kHugePage, rounded)));
+    if (memory_ == nullptr) {
+      throw std::bad_alloc();
+    }
+#if defined(MADV_HUGEPAGE)
+    // A batch's planes are read from end to end by each pass; small pages cost a tenth of that.
+    ::madvise(memory_.get(), rounded, MADV_HUGEPAGE);
+#endif
+  }
+  float* of(std::int64_t n) const {
+    return memory_.get() + static_cast<std::size_t>(n) * size_;
+  }
+
+ private:
+  static constexpr std::size_t kHugePage = std::size_t{1} << 21U;
+  struct Free {
+    void operator()(float* memory) const { std::free(memory); }
+  };
+  std::size_t size_ = 0;
+  std::unique_ptr<float, Free> memory_;
+};
+
 // What a thread works on: padded inputs and gradients by side, and blocked planes.
+struct NormState;
+
 struct Scratch {
   std::map<int, std::vector<float>> inputs;
   std::map<int, std::vector<float>> gradients;
@@ -50,6 +84,12 @@ struct Scratch {
   std::vector<Line> columns;
   std::vector<Line> pairs;
   std::vector<Line> windows;
+
+  std::int64_t next_image = -1;  // Which comes after the one at hand; -1 at the end.
+  Ahead ahead;
+
+  // The next image's part of `planes` will be read.
+  void read_next(const Planes& planes, const NormState& norm);
 };
 
 bool has_codes(const Activation& rule) {
@@ -127,12 +167,18 @@ struct NormState {
   LearnedSums learned_sums;
 };
 
+void Scratch::read_next(const Planes& planes, const NormState& norm) {
+  if (next_image >= 0) {
+    ahead.add(planes.of(next_image), norm.size());
+  }
+}
+
 struct ConvolutionState {
   ConvolutionState(Layer& source, const Convolution& geometry) : layer(&source), shape(geometry) {}
 
   // w: the layer's quantized weights.
   void pack(const at::Tensor& w, const Kernels& kernels);
-  void try_codes(const at::Tensor& values, const Kernels& kernels);
+  void find_codes(const at::Tensor& values, const Kernels& kernels);
   // After the rule of its input.
   void scale_codes();
 
@@ -331,17 +377,25 @@ void NormState::add_gradients(variable_list& gradients) const {
 
 void ConvolutionState::pack(const at::Tensor& w, const Kernels& kernels) {
   const at::Tensor values = w.detach().contiguous();
-  pack_forward(floats_of(values), shape, kernels, packed);
-  packed.codes.clear();
-  try_codes(values, kernels);
+  packed.has_codes = false;
+  find_codes(values, kernels);
+  bool has_tiles = false;
   if (kernels.tiles == nullptr) {
     pack_backward(floats_of(values), shape, kernels, packed);
   } else {
     pack_tiles(floats_of(values), shape, packed);
+    has_tiles = !packed.code_tiles.empty() || !packed.forward_tiles.empty();
+  }
+  if (has_tiles) {
+    return;
+  }
+  pack_forward(floats_of(values), shape, kernels, packed);
+  if (packed.has_codes) {
+    pack_codes(shape, kernels, packed);
   }
 }
 
-void ConvolutionState::try_codes(const at::Tensor& values, const Kernels& kernels) {
+void ConvolutionState::find_codes(const at::Tensor& values, const Kernels& kernels) {
   if (input == nullptr || !has_codes(input->rule) || layer->quantizer == nullptr ||
       kernels.convolve_codes == nullptr) {
     return;
@@ -351,8 +405,8 @@ void ConvolutionState::try_codes(const at::Tensor& values, const Kernels& kernel
     return;
   }
   const at::Tensor scale = grid->scale.detach().to(at::kFloat).flatten().contiguous();
-  if (pack_codes(floats_of(values), shape, kernels,
-                 {floats_of(scale), static_cast<std::size_t>(scale.numel())}, packed)) {
+  if (fused::find_codes(floats_of(values), shape,
+                        {floats_of(scale), static_cast<std::size_t>(scale.numel())}, packed)) {
     scale_codes();
   }
 }
@@ -509,7 +563,8 @@ class ResidualStep {
     return side;
   }
 
-  // body(image, part, scratch), the images of a part one after the other.
+  // body(image, part, scratch), the images of a part one after the other. Each call goes the other
+  // way, so that it begins with what the last one has left in the caches.
   template <typename Body>
   void for_images(std::int64_t images, const Body& body) {
     const auto threads = static_cast<std::size_t>(at::get_num_threads());
@@ -519,12 +574,21 @@ class ResidualStep {
     at::parallel_for(0, kParts, 1, [&](std::int64_t begin, std::int64_t end) {
       Scratch& scratch = scratch_[static_cast<std::size_t>(at::get_thread_num())];
       const TileUse use(kernels_.tiles);
-      for (std::int64_t part = begin; part < end; ++part) {
-        for (std::int64_t n = images * part / kParts; n < images * (part + 1) / kParts; ++n) {
-          body(n, part, scratch);
+      const std::int64_t first = images * begin / kParts;
+      const std::int64_t last = images * end / kParts - 1;
+      const std::int64_t step = is_reversed_ ? -1 : 1;
+      std::int64_t part = is_reversed_ ? end - 1 : begin;
+      for (std::int64_t i = first; i <= last; ++i) {
+        const std::int64_t n = is_reversed_ ? first + last - i : i;
+        while (n < images * part / kParts || n >= images * (part + 1) / kParts) {
+          part += step;
         }
+        scratch.next_image = i < last ? n + step : -1;
+        scratch.ahead.count = 0;
+        body(n, part, scratch);
       }
     });
+    is_reversed_ = !is_reversed_;
   }
 
   Scratch make_scratch() const {
@@ -583,7 +647,7 @@ class ResidualStep {
 
   bool uses_codes(const NormState& norm, const ConvolutionState& convolution) const {
     return kernels_.convolve_codes != nullptr && has_codes(norm.rule) &&
-           !convolution.packed.codes.empty();
+           convolution.packed.has_codes;
   }
 
   // Quantizes x and convolves it; `shortcut` takes the same input, and is first.
@@ -591,8 +655,10 @@ class ResidualStep {
                 const ConvolutionState* shortcut, float* shortcut_out, const float* residual,
                 float* out, Scratch& scratch) const {
     const bool is_coded = uses_codes(norm, convolution);
-    const bool is_tiled = is_coded && !convolution.packed.code_tiles.empty();
-    const bool needs_values = !is_coded || shortcut != nullptr;
+    const bool is_tiled =
+        kernels_.tiles != nullptr && (is_coded ? !convolution.packed.code_tiles.empty()
+                                               : !convolution.packed.forward_tiles.empty());
+    const bool needs_values = (!is_coded && !is_tiled) || shortcut != nullptr;
     float* const values = needs_values ? scratch.inputs.at(norm.side).data() : nullptr;
     std::uint8_t* const codes =
         is_coded && !is_tiled ? scratch.codes.at(norm.side).data() : nullptr;
@@ -604,17 +670,30 @@ class ResidualStep {
                         shortcut_out);
     }
     if (is_tiled) {
-      kernels_.tiles->activate_codes(convolution.shape, x, norm.forward(), norm.rule,
-                                     scratch.windows.data());
-      kernels_.tiles->convolve_codes(convolution.shape, scratch.windows.data(),
-                                     convolution.packed.code_tiles.data(),
-                                     convolution.output_scales.data(), residual, out);
+      convolve_tiles(x, norm, convolution, is_coded, residual, out, scratch);
     } else if (is_coded) {
       kernels_.convolve_codes(convolution.shape, codes, convolution.packed.codes.data(),
                               convolution.output_scales.data(), residual, out);
     } else {
       kernels_.convolve(convolution.shape, values, convolution.packed.forward.data(), residual,
                         out);
+    }
+  }
+
+  void convolve_tiles(const float* x, const NormState& norm, const ConvolutionState& convolution,
+                      bool is_coded, const float* residual, float* out, Scratch& scratch) const {
+    const TileKernels& tiles = *kernels_.tiles;
+    const Convolution& shape = convolution.shape;
+    if (is_coded) {
+      tiles.activate_codes(shape, x, norm.forward(), norm.rule, scratch.windows.data());
+      tiles.convolve_codes(shape, scratch.windows.data(), convolution.packed.code_tiles.data(),
+                           convolution.output_scales.data(), residual, out, scratch.ahead);
+    } else {
+      // Whether an input has codes is its method's and never changes.
+      tiles.activate_rows(x, norm.side, norm.blocks(), norm.forward(), norm.rule,
+                          scratch.rows.data());
+      tiles.convolve(shape, scratch.rows.data(), convolution.packed.forward_tiles.data(), residual,
+                     out, scratch.ahead);
     }
   }
 
@@ -662,7 +741,8 @@ class ResidualStep {
     const Convolution& shape = convolution.shape;
     if (kernels_.tiles != nullptr) {
       kernels_.tiles->weight_gradients(shape, scratch.pairs.data(), convolution.value_pieces(),
-                                       scratch.columns.data(), convolution.part(part));
+                                       scratch.columns.data(), convolution.part(part),
+                                       scratch.ahead);
     } else {
       kernels_.weight_gradients(shape, scratch.inputs.at(shape.side * shape.stride).data(),
                                 scratch.gradients.at(shape.side).data(), convolution.part(part));
@@ -673,7 +753,8 @@ class ResidualStep {
     if (kernels_.tiles != nullptr) {
       kernels_.tiles->image(first_.shape, image, scratch.pairs.data());
       kernels_.tiles->image_weight_gradients(first_.shape, scratch.pairs.data(),
-                                             scratch.columns.data(), first_.part(part));
+                                             scratch.columns.data(), first_.part(part),
+                                             scratch.ahead);
     } else {
       kernels_.weight_gradients(first_.shape, image, scratch.gradients.at(first_.shape.side).data(),
                                 first_.part(part));
@@ -686,7 +767,7 @@ class ResidualStep {
     const PackedWeights& packed = convolution.packed;
     if (kernels_.tiles != nullptr) {
       kernels_.tiles->input_gradients(shape, scratch.rows.data(), packed.gradient_tiles.data(),
-                                      packed.gradient_pieces, adds, dx);
+                                      packed.gradient_pieces, adds, dx, scratch.ahead);
     } else {
       kernels_.input_gradients(shape, scratch.gradients.at(shape.side).data(),
                                packed.backward.data(), adds, dx);
@@ -704,7 +785,7 @@ class ResidualStep {
   void take_moments(NormState& norm, ConvolutionState& convolution, std::int64_t images) const {
     norm.take_moments(images);
     norm.observe(images, kernels_);
-    if (!convolution.packed.codes.empty()) {
+    if (convolution.packed.has_codes) {
       convolution.scale_codes();
     }
   }
@@ -718,11 +799,6 @@ class ResidualStep {
 
   void reserve(std::int64_t images);
 
-  // The part of a batch's tensor that is image n's.
-  static float* plane(const at::Tensor& tensor, std::int64_t n, std::size_t size) {
-    return floats_of(tensor) + static_cast<std::size_t>(n) * size;
-  }
-
   const Kernels& kernels_;
   ConvolutionState first_;
   std::vector<BlockState> blocks_;
@@ -734,11 +810,11 @@ class ResidualStep {
   std::vector<Scratch> scratch_;  // Of each thread.
 
   // Of a batch.
-  std::int64_t capacity_ = 0;    // Images that there is room for.
-  std::vector<at::Tensor> raw_;  // The input of each normalisation.
-  at::Tensor passed_;            // Gradients of a normalisation's output where they pass,
-  at::Tensor passed_two_;        // of the first and the second of a block;
-  at::Tensor stream_;            // of the sum behind a block.
+  std::int64_t capacity_ = 0;  // Images that there is room for.
+  std::vector<Planes> raw_;    // The input of each normalisation.
+  Planes passed_;              // Gradients of a normalisation's output where they pass;
+  Planes stream_;              // of the sum behind a block.
+  bool is_reversed_ = false;
   std::int64_t generation_ = 0;
 };
 
@@ -798,16 +874,12 @@ void ResidualStep::reserve(std::int64_t images) {
   if (images <= capacity_) {
     return;
   }
-  const auto room = [images](std::size_t size) {
-    return at::empty({images, static_cast<std::int64_t>(size)}, at::kFloat);
-  };
   raw_.clear();
   for (const NormState* const norm : norms_) {
-    raw_.push_back(room(norm->size()));
+    raw_.emplace_back(images, norm->size());
   }
-  passed_ = room(plane_size_);
-  passed_two_ = room(plane_size_);
-  stream_ = room(plane_size_);
+  passed_ = Planes(images, plane_size_);
+  stream_ = Planes(images, plane_size_);
   capacity_ = images;
 }
 
@@ -815,8 +887,9 @@ at::Tensor ResidualStep::train(const at::Tensor& images) {
   ++generation_;
   const std::int64_t count = images.size(0);
   reserve(count);
+  is_reversed_ = false;
   for_images(count, [&](std::int64_t n, std::int64_t, Scratch& scratch) {
-    float* const out = plane(raw_[0], n, norms_[0]->size());
+    float* const out = raw_[0].of(n);
     kernels_.convolve(first_.shape, padded_image(images, n, scratch), first_.packed.forward.data(),
                       nullptr, out);
     add_moments(out, *norms_[0], n);
@@ -824,30 +897,36 @@ at::Tensor ResidualStep::train(const at::Tensor& images) {
   for (std::size_t b = 0; b < blocks_.size(); ++b) {
     BlockState& block = blocks_[b];
     NormState& next = *norms_[2 * b + 2];
-    const at::Tensor& in = raw_[2 * b];
-    const at::Tensor& middle = raw_[2 * b + 1];
-    const at::Tensor& out = raw_[2 * b + 2];
+    const Planes& in = raw_[2 * b];
+    const Planes& middle = raw_[2 * b + 1];
+    const Planes& out = raw_[2 * b + 2];
     const ConvolutionState* const down = block.down ? &*block.down : nullptr;
     take_moments(block.norm_one, block.one, count);
     for_images(count, [&](std::int64_t n, std::int64_t, Scratch& scratch) {
-      float* const sum = plane(middle, n, block.norm_two.size());
-      convolve(plane(in, n, block.norm_one.size()), block.norm_one, block.one, down,
-               plane(out, n, next.size()), nullptr, sum, scratch);
+      scratch.read_next(in, block.norm_one);
+      float* const sum = middle.of(n);
+      convolve(in.of(n), block.norm_one, block.one, down, out.of(n), nullptr, sum, scratch);
       add_moments(sum, block.norm_two, n);
     });
     take_moments(block.norm_two, block.two, count);
     for_images(count, [&](std::int64_t n, std::int64_t, Scratch& scratch) {
-      float* const sum = plane(out, n, next.size());
-      convolve(plane(middle, n, block.norm_two.size()), block.norm_two, block.two, nullptr, nullptr,
-               down == nullptr ? plane(in, n, block.norm_one.size()) : sum, sum, scratch);
+      scratch.read_next(middle, block.norm_two);
+      if (down == nullptr) {
+        scratch.read_next(in, block.norm_one);
+      } else {
+        scratch.read_next(out, next);
+      }
+      float* const sum = out.of(n);
+      convolve(middle.of(n), block.norm_two, block.two, nullptr, nullptr,
+               down == nullptr ? in.of(n) : sum, sum, scratch);
       add_moments(sum, next, n);
     });
   }
   last_norm_.take_moments(count);
   at::Tensor means = at::empty({count, last_norm_.channels}, at::kFloat);
   for_images(count, [&](std::int64_t n, std::int64_t, Scratch&) {
-    kernels_.pool(plane(raw_.back(), n, last_norm_.size()), last_norm_.side, last_norm_.blocks(),
-                  last_norm_.forward(), floats_of(means) + n * last_norm_.channels);
+    kernels_.pool(raw_.back().of(n), last_norm_.side, last_norm_.blocks(), last_norm_.forward(),
+                  floats_of(means) + n * last_norm_.channels);
   });
   return means;
 }
@@ -885,6 +964,9 @@ variable_list ResidualStep::backward(const at::Tensor& images, const at::Tensor&
   for (ConvolutionState* const convolution : convolutions_) {
     convolution->gradients.assign(kParts * convolution->part_size(kernels_), 0.0F);
   }
+  // The way decides in which order the gradients of weights are summed up, so it is the same each
+  // time: behind the even number of passes of train().
+  is_reversed_ = false;
   const int pixels = last_norm_.side * last_norm_.side;
   for_images(count, [&](std::int64_t n, std::int64_t, Scratch& scratch) {
     const float* const from = floats_of(gradient) + n * last_norm_.channels;
@@ -896,8 +978,7 @@ variable_list ResidualStep::backward(const at::Tensor& images, const at::Tensor&
         }
       }
     }
-    pass_gradients(plane(raw_.back(), n, last_norm_.size()), scratch.blocked.data(), last_norm_, n,
-                   plane(passed_, n, last_norm_.size()));
+    pass_gradients(raw_.back().of(n), scratch.blocked.data(), last_norm_, n, passed_.of(n));
   });
   last_norm_.take_gradients(count);
 
@@ -907,44 +988,60 @@ variable_list ResidualStep::backward(const at::Tensor& images, const at::Tensor&
   for (std::size_t b = blocks_.size(); b-- > 0;) {
     BlockState& block = blocks_[b];
     NormState& next = *norms_[2 * b + 2];
-    const at::Tensor& in = raw_[2 * b];
-    const at::Tensor& middle = raw_[2 * b + 1];
-    const at::Tensor& out = raw_[2 * b + 2];
+    const Planes& in = raw_[2 * b];
+    const Planes& middle = raw_[2 * b + 1];
+    const Planes& out = raw_[2 * b + 2];
     for_images(count, [&](std::int64_t n, std::int64_t part, Scratch& scratch) {
-      float* const sum = plane(stream_, n, next.size());
-      norm_gradients(plane(passed_, n, next.size()), plane(out, n, next.size()), next, block.two,
-                     passes_by ? sum : nullptr, sum, scratch);
-      const float* const x = plane(middle, n, block.norm_two.size());
+      scratch.read_next(middle, block.norm_two);
+      if (passes_by) {
+        scratch.read_next(stream_, next);
+      }
+      scratch.read_next(out, next);
+      scratch.read_next(passed_, next);
+      float* const sum = stream_.of(n);
+      norm_gradients(passed_.of(n), out.of(n), next, block.two, passes_by ? sum : nullptr, sum,
+                     scratch);
+      const float* const x = middle.of(n);
       take_values(x, block.norm_two, block.two, scratch);
       weight_gradients(block.two, part, scratch);
       float* const dx = scratch.blocked.data();
       input_gradients(block.two, false, dx, scratch);
-      pass_gradients(x, dx, block.norm_two, n, plane(passed_two_, n, block.norm_two.size()));
+      pass_gradients(x, dx, block.norm_two, n, passed_.of(n));
     });
     block.norm_two.take_gradients(count);
     for_images(count, [&](std::int64_t n, std::int64_t part, Scratch& scratch) {
-      norm_gradients(plane(passed_two_, n, block.norm_two.size()),
-                     plane(middle, n, block.norm_two.size()), block.norm_two, block.one, nullptr,
-                     nullptr, scratch);
-      const float* const x = plane(in, n, block.norm_one.size());
+      if (block.down) {
+        scratch.read_next(stream_, next);
+      }
+      scratch.read_next(in, block.norm_one);
+      scratch.read_next(middle, block.norm_two);
+      scratch.read_next(passed_, block.norm_two);
+      norm_gradients(passed_.of(n), middle.of(n), block.norm_two, block.one, nullptr, nullptr,
+                     scratch);
+      const float* const x = in.of(n);
       take_values(x, block.norm_one, block.one, scratch);
       weight_gradients(block.one, part, scratch);
       float* const dx = scratch.blocked.data();
       input_gradients(block.one, false, dx, scratch);
       if (block.down) {
-        take_gradient(plane(stream_, n, next.size()), *block.down, scratch);
+        take_gradient(stream_.of(n), *block.down, scratch);
         weight_gradients(*block.down, part, scratch);
         input_gradients(*block.down, true, dx, scratch);
       }
-      pass_gradients(x, dx, block.norm_one, n, plane(passed_, n, block.norm_one.size()));
+      pass_gradients(x, dx, block.norm_one, n, passed_.of(n));
     });
     block.norm_one.take_gradients(count);
     passes_by = !block.down;
   }
   NormState& front = *norms_.front();
   for_images(count, [&](std::int64_t n, std::int64_t part, Scratch& scratch) {
-    norm_gradients(plane(passed_, n, front.size()), plane(raw_[0], n, front.size()), front, first_,
-                   passes_by ? plane(stream_, n, front.size()) : nullptr, nullptr, scratch);
+    if (passes_by) {
+      scratch.read_next(stream_, front);
+    }
+    scratch.read_next(raw_[0], front);
+    scratch.read_next(passed_, front);
+    norm_gradients(passed_.of(n), raw_[0].of(n), front, first_, passes_by ? stream_.of(n) : nullptr,
+                   nullptr, scratch);
     image_weight_gradients(padded_image(images, n, scratch), part, scratch);
   });
 

@@ -112,6 +112,21 @@ BITRUNG_INLINE void transpose(const Line* from, Line* to) {
   }
 }
 
+// Brings lines of 64 bytes nearer; a multiplication of tiles leaves time for about two.
+BITRUNG_INLINE void fetch(Ahead& ahead, int lines) {
+  if (ahead.count == 0) {
+    return;
+  }
+  Ahead::Range& range = ahead.ranges[ahead.count - 1];
+  for (int i = 0; i < lines; ++i) {
+    _mm_prefetch(range.begin + i * kLineBytes, _MM_HINT_T1);
+  }
+  range.begin += lines * kLineBytes;
+  if (range.begin >= range.end) {
+    --ahead.count;
+  }
+}
+
 // ---- gradients of outputs
 
 // Where the lines of a gradient's pixels lie: pixel (y + i, x + j) for i and j of -1 to 1 at
@@ -400,13 +415,14 @@ void tile_activate(const Convolution& shape, const float* x, const NormForward& 
 // the tap's values.
 template <int kTaps, int kPieces>
 BITRUNG_INLINE void multiply_chunks(const Line* high, const Line* low, const Line* const* values,
-                                    long piece, int chunks, float* const* sums) {
+                                    long piece, int chunks, float* const* sums, Ahead& ahead) {
   tile_load<0>(sums[0], kLineBytes);
   if constexpr (kTaps == 3) {
     tile_load<1>(sums[1], kLineBytes);
     tile_load<2>(sums[2], kLineBytes);
   }
   for (long at = 0; at < static_cast<long>(chunks) * kTileLines; at += kTileLines) {
+    fetch(ahead, 8 * kTaps);
     tile_load<3>(high + at, kLineBytes);
     tile_load<4>(low + at, kLineBytes);
     tile_load<5>(values[0] + at, kLineBytes);
@@ -443,7 +459,7 @@ constexpr int kChunksTogether = 4;
 
 template <int kPieces>
 void tile_weight_gradients_of(const Convolution& shape, const Line* pairs, const Line* columns,
-                              float* dw) {
+                              float* dw, Ahead& ahead) {
   constexpr long kTileFloats = kBlock * kBlock;
   const RowOrder order{shape.stride, shape.side};
   const long row = shape.side / 2;
@@ -464,7 +480,7 @@ void tile_weight_gradients_of(const Convolution& shape, const Line* pairs, const
         if (shape.taps == 1) {
           const Line* const values[1] = {block + copy + order.first(1) * row};
           float* const sums[1] = {to};
-          multiply_chunks<1, kPieces>(high, high + low, values, piece, count, sums);
+          multiply_chunks<1, kPieces>(high, high + low, values, piece, count, sums, ahead);
           continue;
         }
         for (int r = 0; r < 3; ++r) {
@@ -472,7 +488,7 @@ void tile_weight_gradients_of(const Convolution& shape, const Line* pairs, const
           const Line* const values[3] = {from, from + copy, from + 2 * copy};
           float* const sums[3] = {to + (3 * r) * tap, to + (3 * r + 1) * tap,
                                   to + (3 * r + 2) * tap};
-          multiply_chunks<3, kPieces>(high, high + low, values, piece, count, sums);
+          multiply_chunks<3, kPieces>(high, high + low, values, piece, count, sums, ahead);
         }
       }
     }
@@ -480,11 +496,11 @@ void tile_weight_gradients_of(const Convolution& shape, const Line* pairs, const
 }
 
 void tile_weight_gradients(const Convolution& shape, const Line* pairs, int pieces,
-                           const Line* columns, float* dw) {
+                           const Line* columns, float* dw, Ahead& ahead) {
   if (pieces == 1) {
-    tile_weight_gradients_of<1>(shape, pairs, columns, dw);
+    tile_weight_gradients_of<1>(shape, pairs, columns, dw, ahead);
   } else {
-    tile_weight_gradients_of<2>(shape, pairs, columns, dw);
+    tile_weight_gradients_of<2>(shape, pairs, columns, dw, ahead);
   }
 }
 
@@ -547,26 +563,6 @@ BITRUNG_INLINE void multiply_tap_twice(const Line* const* from, long at, const L
   }
 }
 
-template <int kM, int kN, int kPieces>
-BITRUNG_INLINE void multiply_rows(const Line* const* from, long block_rows, int out_blocks,
-                                  const long* offsets, const int* weights, int count, int all_taps,
-                                  const Line* w, long block_weights) {
-  const long more_rows = out_blocks * block_rows;
-  for (int o = 0; o < out_blocks; ++o) {
-    for (int t = 0; t < count; ++t) {
-      const long at = o * block_rows + offsets[t];
-      const Line* const tap_w =
-          w + (static_cast<long>(o) * all_taps + weights[t]) * kPieces * kTileLines;
-      if constexpr (kPieces == 1) {
-        multiply_tap<kM, kN>(from, at, tap_w, block_weights);
-      } else {
-        multiply_tap_twice<kM, kN>(from, at, tap_w, block_weights);
-        multiply_tap<kM, kN>(from, more_rows + at, tap_w + 2 * kTileLines, block_weights);
-      }
-    }
-  }
-}
-
 // A tile of 16 pixels to or from a plane of gradients of inputs.
 struct PixelPlane {
   long step;  // Bytes from a pixel to the next.
@@ -574,14 +570,14 @@ struct PixelPlane {
 };
 
 template <int kTile>
-BITRUNG_INLINE void begin_pixels(const PixelPlane& plane, bool adds, const float* from) {
-  if (!adds) {
+BITRUNG_INLINE void begin_pixels(const PixelPlane& plane, const float* added, long at) {
+  if (added == nullptr) {
     tile_clear<kTile>();
   } else if (plane.skip == 0) {
-    tile_load<kTile>(from, plane.step);
+    tile_load<kTile>(added + at, plane.step);
   } else {
     Line lines[kTileLines];
-    const auto* bytes = reinterpret_cast<const char*>(from);
+    const auto* bytes = reinterpret_cast<const char*>(added + at);
     for (int i = 0; i < kTileLines; ++i, bytes += plane.step + (i == 8 ? plane.skip : 0)) {
       store_line(lines + i, _mm512_loadu_si512(bytes));
     }
@@ -603,88 +599,184 @@ BITRUNG_INLINE void end_pixels(const PixelPlane& plane, float* to) {
   }
 }
 
+// Sums of products of rows and weights for each pixel of a plane.
+struct RowProducts {
+  int side;      // Of the rows' plane.
+  int k_blocks;  // Of the rows,
+  int n_blocks;  // of the sums.
+  int taps;      // That the weights have; of them `count` are met, at these lines.
+  int count;
+  long lines[9];
+  int weights[9];
+  long out_plane;  // Floats from a block of sums to the next,
+  long out_row;    // from a row to the next.
+  PixelPlane plane;
+};
+
+// out = the sums, plus `added` if that is not null.
 template <int kM, int kN, int kPieces>
-void tile_input_gradients_of(const Convolution& shape, const Line* rows, const Line* w, bool adds,
-                             float* dx) {
-  const RowsForm form = rows_form(shape.side);
-  const int dx_side = shape.side * shape.stride;
-  const long dx_plane = static_cast<long>(dx_side) * dx_side * kBlock;
+void multiply_rows(const RowProducts& products, const Line* rows, const Line* w, const float* added,
+                   float* out, Ahead& ahead) {
+  const RowsForm form = rows_form(products.side);
+  const long more_rows = products.k_blocks * form.block;
   const long block_weights =
-      static_cast<long>(shape.out_blocks) * shape.taps * kPieces * kTileLines;
-  const int pixels = shape.side * shape.side;
+      static_cast<long>(products.k_blocks) * products.taps * kPieces * kTileLines;
+  const long out_step = products.plane.step / static_cast<long>(sizeof(float));
+  const int pixels = products.side * products.side;
+  for (int pixel = 0; pixel < pixels; pixel += kM * kBlock) {
+    const Line* from[kM];
+    long to[kM];
+    for (int m = 0; m < kM; ++m) {
+      const int y = (pixel + m * kBlock) / products.side;
+      const int x = (pixel + m * kBlock) % products.side;
+      from[m] = rows + y * form.row + x;
+      to[m] = y * products.out_row + x * out_step;
+    }
+    for (int block = 0; block < products.n_blocks; block += kN) {
+      const long at[4] = {
+          block * products.out_plane + to[0],
+          kN == 2 ? (block + 1) * products.out_plane + to[0] : block * products.out_plane + to[1],
+          block * products.out_plane + to[kN == 2 ? 1 : 2],
+          kN == 2 ? (block + 1) * products.out_plane + to[1]
+                  : block * products.out_plane + to[kM - 1]};
+      begin_pixels<0>(products.plane, added, at[0]);
+      begin_pixels<1>(products.plane, added, at[1]);
+      begin_pixels<2>(products.plane, added, at[2]);
+      begin_pixels<3>(products.plane, added, at[3]);
+      for (int k = 0; k < products.k_blocks; ++k) {
+        for (int t = 0; t < products.count; ++t) {
+          const long line = k * form.block + products.lines[t];
+          const Line* const tap_w =
+              w + block * block_weights +
+              (static_cast<long>(k) * products.taps + products.weights[t]) * kPieces * kTileLines;
+          fetch(ahead, 14);
+          if constexpr (kPieces == 1) {
+            multiply_tap<kM, kN>(from, line, tap_w, block_weights);
+          } else {
+            multiply_tap_twice<kM, kN>(from, line, tap_w, block_weights);
+            multiply_tap<kM, kN>(from, more_rows + line, tap_w + 2 * kTileLines, block_weights);
+          }
+        }
+      }
+      end_pixels<0>(products.plane, out + at[0]);
+      end_pixels<1>(products.plane, out + at[1]);
+      end_pixels<2>(products.plane, out + at[2]);
+      end_pixels<3>(products.plane, out + at[3]);
+    }
+  }
+}
+
+template <int kPieces>
+BITRUNG_INLINE void multiply_all_rows(const RowProducts& products, const Line* rows, const Line* w,
+                                      const float* added, float* out, Ahead& ahead) {
+  if (products.n_blocks % 2 == 0) {
+    multiply_rows<2, 2, kPieces>(products, rows, w, added, out, ahead);
+  } else {
+    multiply_rows<4, 1, kPieces>(products, rows, w, added, out, ahead);
+  }
+}
+
+void tile_input_gradients(const Convolution& shape, const Line* rows, const Line* w, int pieces,
+                          bool adds, float* dx, Ahead& ahead) {
   constexpr long kPixelBytes = kBlock * sizeof(float);
-  PixelPlane plane{shape.stride * kPixelBytes, 0};
+  const RowsForm form = rows_form(shape.side);
+  const long dx_side = static_cast<long>(shape.side) * shape.stride;
+  RowProducts products{};
+  products.side = shape.side;
+  products.k_blocks = shape.out_blocks;
+  products.n_blocks = shape.in_blocks;
+  products.taps = shape.taps;
+  products.out_plane = dx_side * dx_side * kBlock;
+  products.out_row = shape.stride * dx_side * kBlock;
+  products.plane.step = shape.stride * kPixelBytes;
   if (shape.side < kBlock) {
-    plane.skip =
-        (static_cast<long>(shape.stride) * dx_side - shape.stride * shape.side) * kPixelBytes;
+    products.plane.skip = shape.stride * (dx_side - shape.side) * kPixelBytes;
   }
   // dx at (stride y + i, stride x + j) gets dy at (y + a, x + b) through the tap that leads there.
   for (int i = 0; i < shape.stride; ++i) {
     for (int j = 0; j < shape.stride; ++j) {
-      long offsets[9];
-      int weights[9];
-      int count = 0;
+      products.count = 0;
       for (int t = 0; t < shape.taps; ++t) {
         const int row = i + 1 - (shape.taps == 9 ? t / 3 : 1);
         const int column = j + 1 - (shape.taps == 9 ? t % 3 : 1);
         if (row % shape.stride == 0 && column % shape.stride == 0) {
-          offsets[count] =
+          products.lines[products.count] =
               (row / shape.stride + 1) * form.row + (column / shape.stride + 1) * form.column;
-          weights[count++] = t;
+          products.weights[products.count++] = t;
         }
       }
-      if (count == 0) {
+      if (products.count == 0) {
         continue;
       }
-      for (int pixel = 0; pixel < pixels; pixel += kM * kBlock) {
-        const Line* from[kM];
-        float* to[kM];
-        for (int m = 0; m < kM; ++m) {
-          const int y = (pixel + m * kBlock) / shape.side;
-          const int x = (pixel + m * kBlock) % shape.side;
-          from[m] = rows + y * form.row + x;
-          to[m] = dx + (static_cast<long>(y * shape.stride + i) * dx_side + x * shape.stride + j) *
-                           kBlock;
-        }
-        for (int block = 0; block < shape.in_blocks; block += kN) {
-          const long at = block * dx_plane;
-          begin_pixels<0>(plane, adds, to[0] + at);
-          if constexpr (kN == 2) {
-            begin_pixels<1>(plane, adds, to[0] + at + dx_plane);
-            begin_pixels<2>(plane, adds, to[1] + at);
-            begin_pixels<3>(plane, adds, to[1] + at + dx_plane);
-          } else {
-            begin_pixels<1>(plane, adds, to[1] + at);
-            begin_pixels<2>(plane, adds, to[2] + at);
-            begin_pixels<3>(plane, adds, to[3] + at);
-          }
-          multiply_rows<kM, kN, kPieces>(from, form.block, shape.out_blocks, offsets, weights,
-                                         count, shape.taps, w + block * block_weights,
-                                         block_weights);
-          end_pixels<0>(plane, to[0] + at);
-          if constexpr (kN == 2) {
-            end_pixels<1>(plane, to[0] + at + dx_plane);
-            end_pixels<2>(plane, to[1] + at);
-            end_pixels<3>(plane, to[1] + at + dx_plane);
-          } else {
-            end_pixels<1>(plane, to[1] + at);
-            end_pixels<2>(plane, to[2] + at);
-            end_pixels<3>(plane, to[3] + at);
-          }
-        }
+      float* const to = dx + (i * dx_side + j) * kBlock;
+      const float* const added = adds ? to : nullptr;
+      if (pieces == 1) {
+        multiply_all_rows<1>(products, rows, w, added, to, ahead);
+      } else {
+        multiply_all_rows<3>(products, rows, w, added, to, ahead);
       }
     }
   }
 }
 
-void tile_input_gradients(const Convolution& shape, const Line* rows, const Line* w, int pieces,
-                          bool adds, float* dx) {
-  if (shape.in_blocks % 2 == 0) {
-    return pieces == 1 ? tile_input_gradients_of<2, 2, 1>(shape, rows, w, adds, dx)
-                       : tile_input_gradients_of<2, 2, 3>(shape, rows, w, adds, dx);
+// ---- convolutions
+
+template <Activation::Kind kKind>
+void tile_activate_rows_as(const float* x, int side, int blocks, const NormForward& norm,
+                           const Activation& rule, Line* rows) {
+  const RowsForm form = rows_form(side);
+  for (int block = 0; block < blocks; ++block) {
+    const Floats scale = load(norm.scale + block * kBlock);
+    const Floats offset = load(norm.offset + block * kBlock);
+    Line* const first = rows + block * form.block;
+    Line* const second = first + blocks * form.block;
+    write_frame(side, first);
+    write_frame(side, second);
+    for (int y = 0; y < side; ++y) {
+      for (int p = 0; p < side; ++p, x += kBlock) {
+        const Floats z = load(x) * scale + offset;
+        Floats value = above_zero(z);
+        if constexpr (kKind != Activation::Kind::kRelu) {
+          value = code_of<kKind>(z, rule) * rule.step;
+        }
+        const __m512i upper = upper_half(value);
+        const Floats rest = value - floats_of(upper);
+        const __m512i lower = upper_half(rest);
+        write_pixel(side, first, y, p, two_halves(upper, lower));
+        write_pixel(side, second, y, p, two_halves(bits_of(rest - floats_of(lower)), upper));
+      }
+    }
   }
-  return pieces == 1 ? tile_input_gradients_of<4, 1, 1>(shape, rows, w, adds, dx)
-                     : tile_input_gradients_of<4, 1, 3>(shape, rows, w, adds, dx);
+}
+
+void tile_activate_rows(const float* x, int side, int blocks, const NormForward& norm,
+                        const Activation& rule, Line* rows) {
+  switch (rule.kind) {
+    case Activation::Kind::kRelu:
+      return tile_activate_rows_as<Activation::Kind::kRelu>(x, side, blocks, norm, rule, rows);
+    case Activation::Kind::kNearest:
+      return tile_activate_rows_as<Activation::Kind::kNearest>(x, side, blocks, norm, rule, rows);
+    case Activation::Kind::kSign:
+      return tile_activate_rows_as<Activation::Kind::kSign>(x, side, blocks, norm, rule, rows);
+  }
+}
+
+void tile_convolve(const Convolution& shape, const Line* rows, const Line* w, const float* residual,
+                   float* out, Ahead& ahead) {
+  const RowsForm form = rows_form(shape.side);
+  RowProducts products{};
+  products.side = shape.side;
+  products.k_blocks = shape.in_blocks;
+  products.n_blocks = shape.out_blocks;
+  products.taps = products.count = 9;
+  for (int t = 0; t < 9; ++t) {
+    products.lines[t] = t / 3 * form.row + t % 3 * form.column;
+    products.weights[t] = t;
+  }
+  products.out_row = static_cast<long>(shape.side) * kBlock;
+  products.out_plane = shape.side * products.out_row;
+  products.plane.step = kBlock * sizeof(float);
+  multiply_all_rows<3>(products, rows, w, residual, out, ahead);
 }
 
 // ---- convolutions of codes
@@ -734,7 +826,7 @@ void tile_activate_codes(const Convolution& shape, const float* x, const NormFor
 // Two tiles of pixels times two blocks of channels, or four tiles times one block.
 template <int kN>
 void tile_convolve_codes_of(const Convolution& shape, const Line* windows, const Line* w,
-                            const float* scale, const float* residual, float* out) {
+                            const float* scale, const float* residual, float* out, Ahead& ahead) {
   constexpr int kM = kN == 2 ? 2 : 4;
   const RowOrder order{shape.stride, shape.side};
   const long in_plane = static_cast<long>(order.count()) * shape.side;
@@ -752,6 +844,7 @@ void tile_convolve_codes_of(const Convolution& shape, const Line* windows, const
         for (int r = 0; r < 3; ++r, tap_w += kTileLines) {
           const Line* const from =
               windows + i * in_plane + static_cast<long>(order.first(r)) * shape.side + pixel;
+          fetch(ahead, 10);
           tile_load<6>(tap_w, kLineBytes);
           tile_load<4>(from, kLineBytes);
           tile_multiply_codes<0, 4, 6>();
@@ -793,11 +886,11 @@ void tile_convolve_codes_of(const Convolution& shape, const Line* windows, const
 }
 
 void tile_convolve_codes(const Convolution& shape, const Line* windows, const Line* w,
-                         const float* scale, const float* residual, float* out) {
+                         const float* scale, const float* residual, float* out, Ahead& ahead) {
   if (shape.out_blocks % 2 == 0) {
-    tile_convolve_codes_of<2>(shape, windows, w, scale, residual, out);
+    tile_convolve_codes_of<2>(shape, windows, w, scale, residual, out, ahead);
   } else {
-    tile_convolve_codes_of<1>(shape, windows, w, scale, residual, out);
+    tile_convolve_codes_of<1>(shape, windows, w, scale, residual, out, ahead);
   }
 }
 
@@ -827,7 +920,7 @@ void tile_image(const Convolution& shape, const float* in, Line* pairs) {
 }
 
 void tile_image_weight_gradients(const Convolution& shape, const Line* pairs, const Line* columns,
-                                 float* dw) {
+                                 float* dw, Ahead& ahead) {
   constexpr long kTileFloats = kBlock * kBlock;
   const long row = shape.side / 2;
   const long piece = (shape.side + 2) * row;
@@ -842,7 +935,7 @@ void tile_image_weight_gradients(const Convolution& shape, const Line* pairs, co
       const Line* const values[3] = {from, from + row, from + 2 * row};
       float* const sums[3] = {to, to + kTileFloats, to + 2 * kTileFloats};
       multiply_chunks<3, 2>(high, high + shape.out_blocks * block_columns, values, piece, count,
-                            sums);
+                            sums, ahead);
     }
   }
 }
@@ -855,6 +948,8 @@ const TileKernels kTileKernels = {
     .activate = tile_activate,
     .weight_gradients = tile_weight_gradients,
     .input_gradients = tile_input_gradients,
+    .activate_rows = tile_activate_rows,
+    .convolve = tile_convolve,
     .activate_codes = tile_activate_codes,
     .convolve_codes = tile_convolve_codes,
     .image = tile_image,

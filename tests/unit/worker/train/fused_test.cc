@@ -148,9 +148,10 @@ TEST_P(KernelsTest, ConvolutionsOfCodes_AreExact) {
     const at::Tensor w_float = (w * scale.view({-1, 1, 1, 1})).to(at::kFloat).contiguous();
     const at::Tensor scale_float = scale.to(at::kFloat);
     PackedWeights packed;
-    ASSERT_TRUE(pack_codes(w_float.data_ptr<float>(), shape, kernels,
+    ASSERT_TRUE(find_codes(w_float.data_ptr<float>(), shape,
                            {scale_float.data_ptr<float>(), static_cast<std::size_t>(c.out)},
                            packed));
+    pack_codes(shape, kernels, packed);
     const std::vector<float> values = blocked(x, 1);
     const std::vector<std::uint8_t> codes(values.begin(), values.end());
     std::vector<float> out(static_cast<std::size_t>(y.numel()));
@@ -195,7 +196,7 @@ TEST_P(KernelsTest, ConvolutionsByTiles_AndTheirGradientsEqualLibTorchInDouble) 
       const at::Tensor w_float = w.detach().to(at::kFloat).contiguous();
       const at::Tensor scale_float = scale.to(at::kFloat).flatten().contiguous();
       if (is_coded) {
-        ASSERT_TRUE(pack_codes(w_float.data_ptr<float>(), shape, kernels,
+        ASSERT_TRUE(find_codes(w_float.data_ptr<float>(), shape,
                                {scale_float.data_ptr<float>(), static_cast<std::size_t>(c.out)},
                                packed));
       }
@@ -217,17 +218,18 @@ TEST_P(KernelsTest, ConvolutionsByTiles_AndTheirGradientsEqualLibTorchInDouble) 
       }
       const std::vector<float> dy_blocked = blocked(dy, 0);
 
+      Ahead ahead;
       tiles.begin();
       tiles.gradients(dy_blocked.data(), c.side, c.out / kBlock, packed.gradient_factors.data(),
                       packed.gradient_pieces == 1 ? 2 : 3, rows.data(), columns.data());
       std::vector<float> dw(tile_gradient_size(shape), 0.0F);
       if (is_image) {
         tiles.image(shape, padded_image(x.detach()[0]).data(), pairs.data());
-        tiles.image_weight_gradients(shape, pairs.data(), columns.data(), dw.data());
+        tiles.image_weight_gradients(shape, pairs.data(), columns.data(), dw.data(), ahead);
       } else {
         const int pieces = is_coded ? 1 : 2;
         tiles.activate(shape, blocked(x.detach()[0], 0).data(), norm, rule, pieces, pairs.data());
-        tiles.weight_gradients(shape, pairs.data(), pieces, columns.data(), dw.data());
+        tiles.weight_gradients(shape, pairs.data(), pieces, columns.data(), dw.data(), ahead);
       }
       at::Tensor dw_plain = at::empty(w.sizes(), at::kFloat);
       unpack_tile_gradients(dw.data(), 1, shape, packed, 1.0F, dw_plain.data_ptr<float>());
@@ -237,20 +239,32 @@ TEST_P(KernelsTest, ConvolutionsByTiles_AndTheirGradientsEqualLibTorchInDouble) 
         std::vector<float> dx(static_cast<std::size_t>(x.numel()), 0.0F);
         for (const bool adds : {false, true}) {
           tiles.input_gradients(shape, rows.data(), packed.gradient_tiles.data(),
-                                packed.gradient_pieces, adds, dx.data());
-          EXPECT_LT(difference(plain(dx, c.in, in_side), x.grad()[0] * (adds ? 2 : 1)), kTolerance);
+                                packed.gradient_pieces, adds, dx.data(), ahead);
+          EXPECT_LT(difference(plain(dx, c.in, in_side), x.grad()[0] * (adds ? 2 : 1)),
+                    is_coded ? kTolerance : 1e-6);
         }
       }
       if (is_coded && c.taps == 9) {
         tiles.activate_codes(shape, blocked(x.detach()[0], 0).data(), norm, rule, windows.data());
         std::vector<float> out(static_cast<std::size_t>(y.numel()));
         tiles.convolve_codes(shape, windows.data(), packed.code_tiles.data(),
-                             packed.code_values.data(), nullptr, out.data());
+                             packed.code_values.data(), nullptr, out.data(), ahead);
         EXPECT_TRUE(
             at::equal(plain(out, c.out, c.side), y.detach().to(at::kFloat).to(at::kDouble)));
         std::vector<float> sum = blocked(residual, 0);
         tiles.convolve_codes(shape, windows.data(), packed.code_tiles.data(),
-                             packed.code_values.data(), sum.data(), sum.data());
+                             packed.code_values.data(), sum.data(), sum.data(), ahead);
+        EXPECT_LT(difference(plain(sum, c.out, c.side), y.detach() + residual), 1e-6);
+      }
+      if (!is_coded && has_forward_tiles(shape)) {
+        tiles.activate_rows(blocked(x.detach()[0], 0).data(), in_side, c.in / kBlock, norm, rule,
+                            rows.data());
+        std::vector<float> out(static_cast<std::size_t>(y.numel()));
+        tiles.convolve(shape, rows.data(), packed.forward_tiles.data(), nullptr, out.data(), ahead);
+        EXPECT_LT(difference(plain(out, c.out, c.side), y.detach()), 1e-6);
+        std::vector<float> sum = blocked(residual, 0);
+        tiles.convolve(shape, rows.data(), packed.forward_tiles.data(), sum.data(), sum.data(),
+                       ahead);
         EXPECT_LT(difference(plain(sum, c.out, c.side), y.detach() + residual), 1e-6);
       }
       tiles.end();
@@ -423,23 +437,22 @@ TEST_P(KernelsTest, WhatLiesBetweenConvolutions_EqualsTheFormulasInDouble) {
 
 TEST(Packing, Codes_AreFoundOrRefused) {
   const Convolution shape{8, 1, 1, 1, 1};
-  const Kernels& table = kernels();
   PackedWeights packed;
   std::vector<float> w(256, 0.0F);
   const std::vector<float> one = {0.25F};
   w[0] = 0.25F * 127;
-  EXPECT_TRUE(pack_codes(w.data(), shape, table, one, packed));
+  EXPECT_TRUE(find_codes(w.data(), shape, one, packed));
   EXPECT_EQ(packed.code_values[0], 0.25F);
   w[0] = 0.125F;  // Halves, as of an even number of levels about 0.
-  EXPECT_TRUE(pack_codes(w.data(), shape, table, one, packed));
+  EXPECT_TRUE(find_codes(w.data(), shape, one, packed));
   EXPECT_EQ(packed.code_values[0], 0.125F);
   for (const float wrong : {0.25F * 128, 0.1F, NAN, INFINITY}) {
     w[0] = wrong;
-    EXPECT_FALSE(pack_codes(w.data(), shape, table, one, packed)) << wrong;
-    EXPECT_TRUE(packed.codes.empty());
+    EXPECT_FALSE(find_codes(w.data(), shape, one, packed)) << wrong;
+    EXPECT_FALSE(packed.has_codes);
   }
   w[0] = 1.0F;
-  EXPECT_FALSE(pack_codes(w.data(), shape, table, std::vector<float>{0.0F}, packed));
+  EXPECT_FALSE(find_codes(w.data(), shape, std::vector<float>{0.0F}, packed));
 }
 
 // ---- two blocks, one with the identity and one that changes the shape, by every table
