@@ -10,11 +10,11 @@
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
+#include "db/base/address.h"
 #include "db/base/certificates.h"
 #include "db/base/login_file.h"
 #include "db/base/status.h"
 #include "server/auth/access_control.h"
-#include "server/listen_address.h"
 
 namespace bitrung {
 namespace {
@@ -26,10 +26,12 @@ struct Options {
 };
 
 absl::Status init(const Options& options) {
-  BITRUNG_ASSIGN_OR_RETURN(const HostAndPort address, parse_host_and_port(options.address));
-  if (address.port == 0) {
+  BITRUNG_ASSIGN_OR_RETURN(const Address address, parse_address(options.address));
+  if (address.is_unix()) {
     return absl::InvalidArgumentError(fmt::format(
-        "--address {}: clients need the port, as in lab.example.org:7420", options.address));
+        "--address {}: name the host and the port that clients and workers connect to, as in "
+        "lab.example.org:7420; the unix socket needs no authority",
+        options.address));
   }
   std::vector<std::string> hosts{address.host};
   for (const std::string& host : options.hosts) hosts.push_back(host);

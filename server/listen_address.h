@@ -30,14 +30,7 @@ class ListenAddress {
   std::string host_;            // Of TCP, in brackets if it has colons.
 };
 
-// "unix:PATH" or "HOST:PORT", IPv6 addresses in brackets.
+// As parse_address() in db/base/address.h, and a port of 0.
 absl::StatusOr<ListenAddress> parse_listen_address(std::string_view text);
-
-struct HostAndPort {
-  std::string host;  // Without brackets.
-  int port = 0;
-};
-// "lab.example.org:7420", "10.0.0.5:7420" or "[::1]:7420"; a port of 0 is allowed.
-absl::StatusOr<HostAndPort> parse_host_and_port(std::string_view text);
 
 }  // namespace bitrung

@@ -17,6 +17,7 @@
 #include "bitrung/v1/job_service.grpc.pb.h"
 #include "bitrung/v1/results_service.grpc.pb.h"
 #include "client/cli/exit_code.h"
+#include "db/base/address.h"
 #include "db/base/files.h"
 #include "db/base/status.h"
 
@@ -27,40 +28,11 @@ constexpr std::size_t kChunkBytes = 1 << 20;
 // Results of the largest experiment (100,000 jobs with their options) stay below this.
 constexpr int kMessageBytesMax = 1 << 30;
 constexpr std::uint32_t kPageSize = 1000;
-// sun_path holds 108 bytes with the terminating zero.
-constexpr std::size_t kUnixPathBytesMax = 107;
-
-constexpr std::string_view kUnix = "unix:";
 
 // Of the next page, when so many of `limit` (0 for all) are there.
 std::uint32_t page_size(std::size_t limit, std::size_t have) {
   if (limit == 0) return kPageSize;
   return static_cast<std::uint32_t>(std::min<std::size_t>(limit - have, kPageSize));
-}
-
-absl::Status check_address(std::string_view address) {
-  static constexpr std::string_view kRule =
-      "an address is unix:PATH or HOST:PORT, e.g. unix:.bitrung/server.sock or 127.0.0.1:7410";
-  if (address.starts_with(kUnix)) {
-    const std::string_view path = address.substr(kUnix.size());
-    if (path.empty()) return absl::InvalidArgumentError(fmt::format("\"{}\": {}", address, kRule));
-    if (path.size() > kUnixPathBytesMax) {
-      return absl::InvalidArgumentError(
-          fmt::format("socket path of {} bytes, the limit is {}; use a shorter or a relative path",
-                      path.size(), kUnixPathBytesMax));
-    }
-    return absl::OkStatus();
-  }
-  const std::size_t colon = address.rfind(':');
-  const std::string_view port =
-      colon == std::string_view::npos ? std::string_view() : address.substr(colon + 1);
-  const bool digits = !port.empty() && port.size() <= 5 &&
-                      std::ranges::all_of(port, [](char c) { return c >= '0' && c <= '9'; });
-  const int number = digits ? std::stoi(std::string(port)) : 0;
-  if (colon == 0 || number < 1 || number > 65535 || address.find('/') != std::string_view::npos) {
-    return absl::InvalidArgumentError(fmt::format("server address \"{}\": {}", address, kRule));
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace
@@ -106,8 +78,8 @@ Connection::~Connection() = default;
 
 absl::StatusOr<std::shared_ptr<Connection>> Connection::make(
     std::string_view address, const std::optional<LoginFile>& login) {
-  BITRUNG_RETURN_IF_ERROR(check_address(address));
-  const bool is_unix = address.starts_with(kUnix);
+  BITRUNG_ASSIGN_OR_RETURN(const Address parsed, parse_address(address));
+  const bool is_unix = parsed.is_unix();
   if (!is_unix && !login) {
     return absl::UnauthenticatedError(fmt::format(
         "the server at {} wants a login: \"bitrung login FILE\" with a file that an admin made, or "

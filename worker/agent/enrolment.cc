@@ -73,7 +73,7 @@ absl::StatusOr<Enrolment> enrol(const StateDirectory& state, const LoginFile& fi
 
   grpc::SslCredentialsOptions tls;
   tls.pem_root_certs = file.authority_pem;
-  BITRUNG_ASSIGN_OR_RETURN(const ServerAddress server, parse_address(file.server));
+  BITRUNG_ASSIGN_OR_RETURN(const ServerAddress server, parse_server_address(file.server));
   const auto stub =
       v1::AccessService::NewStub(make_channel(server, grpc::SslCredentials(tls), false));
   grpc::ClientContext context;

@@ -152,7 +152,7 @@ absl::Status run(const Flags& flags) {
         "\"bitrung-worker enrol FILE\"");
   }
   const std::string server = flags.server.empty() ? enrolment->server : flags.server;
-  BITRUNG_ASSIGN_OR_RETURN(options.server, parse_address(server));
+  BITRUNG_ASSIGN_OR_RETURN(options.server, parse_server_address(server));
   BITRUNG_ASSIGN_OR_RETURN(options.credentials, channel_credentials(server, enrolment));
   if (enrolment) warn_of_expiry(*enrolment);
   BITRUNG_ASSIGN_OR_RETURN(const Inventory inventory, find_slots(flags, options));

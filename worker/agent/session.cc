@@ -1,6 +1,5 @@
 #include "worker/agent/session.h"
 
-#include <charconv>
 #include <chrono>
 #include <deque>
 #include <utility>
@@ -14,6 +13,9 @@
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
 
+#include "db/base/address.h"
+#include "db/base/status.h"
+
 namespace bitrung::agent {
 namespace {
 
@@ -25,18 +27,9 @@ constexpr std::chrono::seconds kFinishTimeout{2};
 
 }  // namespace
 
-absl::StatusOr<ServerAddress> parse_address(const std::string& text) {
-  if (text.starts_with("unix:") && text.size() > 5) return ServerAddress{text};
-  const std::size_t colon = text.rfind(':');
-  if (colon != std::string::npos && colon > 0) {
-    unsigned port = 0;
-    const char* const end = text.data() + text.size();
-    const auto [stop, error] = std::from_chars(text.data() + colon + 1, end, port);
-    if (error == std::errc{} && stop == end && port >= 1 && port <= 65535)
-      return ServerAddress{text};
-  }
-  return absl::InvalidArgumentError(fmt::format(
-      "server address \"{}\" is neither unix:PATH nor HOST:PORT with a port of 1 to 65535", text));
+absl::StatusOr<ServerAddress> parse_server_address(const std::string& text) {
+  BITRUNG_RETURN_IF_ERROR(parse_address(text).status());
+  return ServerAddress{text};
 }
 
 std::shared_ptr<grpc::Channel> make_channel(

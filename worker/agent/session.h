@@ -20,8 +20,8 @@ namespace bitrung::agent {
 struct ServerAddress {
   std::string target;  // As gRPC takes it: "unix:/run/bitrung.sock", "host:port".
 };
-// INVALID_ARGUMENT for anything but unix:PATH and HOST:PORT.
-absl::StatusOr<ServerAddress> parse_address(const std::string& text);
+// As parse_address() in db/base/address.h.
+absl::StatusOr<ServerAddress> parse_server_address(const std::string& text);
 
 // A channel of its own connection, so that a large transfer on another one does not delay
 // heartbeats. Keepalive pings suit a connection on which the server speaks often; a server takes

@@ -99,8 +99,7 @@ TEST(Parse, EachMistake_GivesOneLineAndTheUsageCode) {
       {{"data", "fetch"}, "which data set? bitrung data fetch cifar10, or cifar100"},
       {{"status", ""}, "an argument is empty; see bitrung status --help"},
       {{"list", "--server", "nonsense"},
-       "server address \"nonsense\": an address is unix:PATH or HOST:PORT, e.g. "
-       "unix:.bitrung/server.sock or 127.0.0.1:7410"},
+       "address \"nonsense\": write unix:PATH or HOST:PORT, as in 10.0.0.5:7420"},
       {{"cancel", "3/a", "4/b", "--server", "127.0.0.1:1"},
        "jobs of two experiments, 3 and 4; one command takes jobs of one"},
   };

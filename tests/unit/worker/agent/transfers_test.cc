@@ -142,12 +142,12 @@ TEST_F(TransfersTest, Cancelled_RefusesAtOnce) {
 }
 
 TEST(ServerAddress, TwoForms_AreUnderstood) {
-  EXPECT_EQ(parse_address("unix:/run/b.sock").value().target, "unix:/run/b.sock");
-  EXPECT_EQ(parse_address("host:7600").value().target, "host:7600");
-  EXPECT_EQ(parse_address("[::1]:7600").value().target, "[::1]:7600");
+  EXPECT_EQ(parse_server_address("unix:/run/b.sock").value().target, "unix:/run/b.sock");
+  EXPECT_EQ(parse_server_address("host:7600").value().target, "host:7600");
+  EXPECT_EQ(parse_server_address("[::1]:7600").value().target, "[::1]:7600");
   for (const char* text :
        {"", "host", "host:", ":7600", "host:0", "host:65536", "host:76x", "unix:"}) {
-    EXPECT_FALSE(parse_address(text).ok()) << text;
+    EXPECT_FALSE(parse_server_address(text).ok()) << text;
   }
 }
 
