@@ -81,6 +81,13 @@ struct Ahead {
   }
 };
 
+// Where Kernels::add_moments' sums go.
+struct MomentSums {
+  const float* shift;
+  double* sums;
+  double* squares;
+};
+
 // Lines of the forms of TileKernels' operands of one image.
 struct TileSizes {
   std::size_t rows;
@@ -142,13 +149,15 @@ struct TileKernels {
   void (*convolve)(const Convolution& shape, const Line* rows, const Line* w, const float* residual,
                    float* out, Ahead& ahead);
 
-  // The input of a convolution with 9 taps as codes, and what Kernels::convolve_codes does. w:
+  // The input of a convolution with 9 taps as codes, and what Kernels::convolve_codes does, with
+  // the sums of Kernels::add_moments if `moments` is not null. w:
   // [out_blocks][in_blocks][3 rows of taps] tiles, [4 taps][4][16 out][4 in] of which the fourth
   // tap is 0.
   void (*activate_codes)(const Convolution& shape, const float* x, const NormForward& norm,
                          const Activation& rule, Line* windows);
   void (*convolve_codes)(const Convolution& shape, const Line* windows, const Line* w,
-                         const float* scale, const float* residual, float* out, Ahead& ahead);
+                         const float* scale, const float* residual, float* out,
+                         const MomentSums* moments, Ahead& ahead);
 
   // Of images (padded). dw: [out_blocks][3 rows of taps][16 out][16], the last index being 3 times
   // the tap's column plus the input channel, and of no meaning from 9 on.

@@ -88,7 +88,7 @@ struct Scratch {
   std::int64_t next_image = -1;  // Which comes after the one at hand; -1 at the end.
   Ahead ahead;
 
-  // The next image's part of `planes` will be read.
+  // The next image's part of `planes` will be read or written, the last of several first.
   void read_next(const Planes& planes, const NormState& norm);
 };
 
@@ -650,10 +650,11 @@ class ResidualStep {
            convolution.packed.has_codes;
   }
 
-  // Quantizes x and convolves it; `shortcut` takes the same input, and is first.
+  // Quantizes x and convolves it; `shortcut` takes the same input, and is first. Adds the moments
+  // of image n to `next`, if there is one.
   void convolve(const float* x, const NormState& norm, const ConvolutionState& convolution,
                 const ConvolutionState* shortcut, float* shortcut_out, const float* residual,
-                float* out, Scratch& scratch) const {
+                float* out, NormState* next, std::int64_t n, Scratch& scratch) const {
     const bool is_coded = uses_codes(norm, convolution);
     const bool is_tiled =
         kernels_.tiles != nullptr && (is_coded ? !convolution.packed.code_tiles.empty()
@@ -669,8 +670,23 @@ class ResidualStep {
       kernels_.convolve(shortcut->shape, values, shortcut->packed.forward.data(), nullptr,
                         shortcut_out);
     }
-    if (is_tiled) {
-      convolve_tiles(x, norm, convolution, is_coded, residual, out, scratch);
+    if (is_tiled && is_coded && (next == nullptr || next->extremes(n) == nullptr)) {
+      // The sums are in registers here.
+      const MomentSums moments =
+          next == nullptr ? MomentSums{}
+                          : MomentSums{next->shift.data(), next->sums(n), next->second_sums(n)};
+      convolve_code_tiles(x, norm, convolution, residual, out, next == nullptr ? nullptr : &moments,
+                          scratch);
+      return;
+    }
+    if (is_tiled && is_coded) {
+      convolve_code_tiles(x, norm, convolution, residual, out, nullptr, scratch);
+    } else if (is_tiled) {
+      kernels_.tiles->activate_rows(x, norm.side, norm.blocks(), norm.forward(), norm.rule,
+                                    scratch.rows.data());
+      kernels_.tiles->convolve(convolution.shape, scratch.rows.data(),
+                               convolution.packed.forward_tiles.data(), residual, out,
+                               scratch.ahead);
     } else if (is_coded) {
       kernels_.convolve_codes(convolution.shape, codes, convolution.packed.codes.data(),
                               convolution.output_scales.data(), residual, out);
@@ -678,23 +694,19 @@ class ResidualStep {
       kernels_.convolve(convolution.shape, values, convolution.packed.forward.data(), residual,
                         out);
     }
+    if (next != nullptr) {
+      add_moments(out, *next, n);
+    }
   }
 
-  void convolve_tiles(const float* x, const NormState& norm, const ConvolutionState& convolution,
-                      bool is_coded, const float* residual, float* out, Scratch& scratch) const {
-    const TileKernels& tiles = *kernels_.tiles;
-    const Convolution& shape = convolution.shape;
-    if (is_coded) {
-      tiles.activate_codes(shape, x, norm.forward(), norm.rule, scratch.windows.data());
-      tiles.convolve_codes(shape, scratch.windows.data(), convolution.packed.code_tiles.data(),
-                           convolution.output_scales.data(), residual, out, scratch.ahead);
-    } else {
-      // Whether an input has codes is its method's and never changes.
-      tiles.activate_rows(x, norm.side, norm.blocks(), norm.forward(), norm.rule,
-                          scratch.rows.data());
-      tiles.convolve(shape, scratch.rows.data(), convolution.packed.forward_tiles.data(), residual,
-                     out, scratch.ahead);
-    }
+  void convolve_code_tiles(const float* x, const NormState& norm,
+                           const ConvolutionState& convolution, const float* residual, float* out,
+                           const MomentSums* moments, Scratch& scratch) const {
+    kernels_.tiles->activate_codes(convolution.shape, x, norm.forward(), norm.rule,
+                                   scratch.windows.data());
+    kernels_.tiles->convolve_codes(
+        convolution.shape, scratch.windows.data(), convolution.packed.code_tiles.data(),
+        convolution.output_scales.data(), residual, out, moments, scratch.ahead);
   }
 
   // Four steps of the backward pass of one image; what they hand on lies in the scratch. First the
@@ -903,23 +915,22 @@ at::Tensor ResidualStep::train(const at::Tensor& images) {
     const ConvolutionState* const down = block.down ? &*block.down : nullptr;
     take_moments(block.norm_one, block.one, count);
     for_images(count, [&](std::int64_t n, std::int64_t, Scratch& scratch) {
+      scratch.read_next(middle, block.norm_two);
       scratch.read_next(in, block.norm_one);
       float* const sum = middle.of(n);
-      convolve(in.of(n), block.norm_one, block.one, down, out.of(n), nullptr, sum, scratch);
-      add_moments(sum, block.norm_two, n);
+      convolve(in.of(n), block.norm_one, block.one, down, out.of(n), nullptr, sum, &block.norm_two,
+               n, scratch);
     });
     take_moments(block.norm_two, block.two, count);
     for_images(count, [&](std::int64_t n, std::int64_t, Scratch& scratch) {
-      scratch.read_next(middle, block.norm_two);
+      scratch.read_next(out, next);
       if (down == nullptr) {
         scratch.read_next(in, block.norm_one);
-      } else {
-        scratch.read_next(out, next);
       }
+      scratch.read_next(middle, block.norm_two);
       float* const sum = out.of(n);
       convolve(middle.of(n), block.norm_two, block.two, nullptr, nullptr,
-               down == nullptr ? in.of(n) : sum, sum, scratch);
-      add_moments(sum, next, n);
+               down == nullptr ? in.of(n) : sum, sum, &next, n, scratch);
     });
   }
   last_norm_.take_moments(count);
@@ -944,9 +955,9 @@ at::Tensor ResidualStep::evaluate(const at::Tensor& images) {
                       nullptr, in);
     for (const BlockState& block : blocks_) {
       const ConvolutionState* const down = block.down ? &*block.down : nullptr;
-      convolve(in, block.norm_one, block.one, down, out, nullptr, middle, scratch);
+      convolve(in, block.norm_one, block.one, down, out, nullptr, middle, nullptr, n, scratch);
       convolve(middle, block.norm_two, block.two, nullptr, nullptr, down == nullptr ? in : out, out,
-               scratch);
+               nullptr, n, scratch);
       std::swap(in, out);
     }
     kernels_.pool(in, last_norm_.side, last_norm_.blocks(), last_norm_.forward(),

@@ -196,7 +196,7 @@ BITRUNG_INLINE void write_gradients(int side, int block, int blocks, const Value
   const int chunks = side * side / kChunk;
   const RowsForm form = rows_form(side);
   Line* const block_rows = rows == nullptr ? nullptr : rows + block * form.block;
-  Line* const more_rows = block_rows + blocks * form.block;
+  Line* const more_rows = rows == nullptr ? nullptr : block_rows + blocks * form.block;
   if (block_rows != nullptr) {
     write_frame(side, block_rows);
     if constexpr (kPieces == 3) {
@@ -321,7 +321,7 @@ struct RowOrder {
   BITRUNG_INLINE int count() const { return stride == 1 ? side + 2 : 2 * side + 1; }
 };
 
-// One row of a block's values to pairs, the pieces behind each other; kCopies: of columns.
+// One row of a block's values to pairs, once for each column of taps.
 template <int kPieces>
 BITRUNG_INLINE void write_pairs(const Line* row, int stride, int side, int row_place, long copy,
                                 long piece, Line* to) {
@@ -339,6 +339,7 @@ BITRUNG_INLINE void write_pairs(const Line* row, int stride, int side, int row_p
   }
 }
 
+// Of the widest row in two pieces, with a pixel of zeros at either end.
 constexpr int kRowLinesMax = 2 * (32 + 2);
 
 template <Activation::Kind kKind, int kPieces>
@@ -826,7 +827,8 @@ void tile_activate_codes(const Convolution& shape, const float* x, const NormFor
 // Two tiles of pixels times two blocks of channels, or four tiles times one block.
 template <int kN>
 void tile_convolve_codes_of(const Convolution& shape, const Line* windows, const Line* w,
-                            const float* scale, const float* residual, float* out, Ahead& ahead) {
+                            const float* scale, const float* residual, float* out,
+                            const MomentSums* moments, Ahead& ahead) {
   constexpr int kM = kN == 2 ? 2 : 4;
   const RowOrder order{shape.stride, shape.side};
   const long in_plane = static_cast<long>(order.count()) * shape.side;
@@ -868,17 +870,30 @@ void tile_convolve_codes_of(const Convolution& shape, const Line* windows, const
       tile_store<1>(sums[1], kLineBytes);
       tile_store<2>(sums[2], kLineBytes);
       tile_store<3>(sums[3], kLineBytes);
-      for (int c = 0; c < 4; ++c) {
-        const int n = c % kN;
-        const Floats factor = load(scale + (block + n) * kBlock);
-        long at = (block + n) * out_plane + (static_cast<long>(pixel) + c / kN * kBlock) * kBlock;
-        for (int p = 0; p < kTileLines; ++p, at += kBlock) {
-          Floats value =
-              reinterpret_cast<Floats>(_mm512_cvtepi32_ps(_mm512_load_si512(sums[c] + p))) * factor;
-          if (residual != nullptr) {
-            value += load(residual + at);
+      for (int n = 0; n < kN; ++n) {
+        const int channel = (block + n) * kBlock;
+        const Floats factor = load(scale + channel);
+        const Floats shift = moments == nullptr ? Floats{} : load(moments->shift + channel);
+        Floats s = {};
+        Floats q = {};
+        for (int m = 0; m < kM; ++m) {
+          long at = (block + n) * out_plane + (static_cast<long>(pixel) + m * kBlock) * kBlock;
+          const Line* from = sums[m * kN + n];
+          for (int p = 0; p < kTileLines; ++p, ++from, at += kBlock) {
+            Floats value =
+                reinterpret_cast<Floats>(_mm512_cvtepi32_ps(_mm512_load_si512(from))) * factor;
+            if (residual != nullptr) {
+              value += load(residual + at);
+            }
+            store(out + at, value);
+            const Floats centered = value - shift;
+            s += centered;
+            q += centered * centered;
           }
-          store(out + at, value);
+        }
+        if (moments != nullptr) {
+          add_to(moments->sums + channel, s);
+          add_to(moments->squares + channel, q);
         }
       }
     }
@@ -886,11 +901,12 @@ void tile_convolve_codes_of(const Convolution& shape, const Line* windows, const
 }
 
 void tile_convolve_codes(const Convolution& shape, const Line* windows, const Line* w,
-                         const float* scale, const float* residual, float* out, Ahead& ahead) {
+                         const float* scale, const float* residual, float* out,
+                         const MomentSums* moments, Ahead& ahead) {
   if (shape.out_blocks % 2 == 0) {
-    tile_convolve_codes_of<2>(shape, windows, w, scale, residual, out, ahead);
+    tile_convolve_codes_of<2>(shape, windows, w, scale, residual, out, moments, ahead);
   } else {
-    tile_convolve_codes_of<1>(shape, windows, w, scale, residual, out, ahead);
+    tile_convolve_codes_of<1>(shape, windows, w, scale, residual, out, moments, ahead);
   }
 }
 

@@ -248,13 +248,20 @@ TEST_P(KernelsTest, ConvolutionsByTiles_AndTheirGradientsEqualLibTorchInDouble) 
         tiles.activate_codes(shape, blocked(x.detach()[0], 0).data(), norm, rule, windows.data());
         std::vector<float> out(static_cast<std::size_t>(y.numel()));
         tiles.convolve_codes(shape, windows.data(), packed.code_tiles.data(),
-                             packed.code_values.data(), nullptr, out.data(), ahead);
+                             packed.code_values.data(), nullptr, out.data(), nullptr, ahead);
         EXPECT_TRUE(
             at::equal(plain(out, c.out, c.side), y.detach().to(at::kFloat).to(at::kDouble)));
         std::vector<float> sum = blocked(residual, 0);
+        const at::Tensor shift = numbers({c.out}, 5).to(at::kFloat).contiguous();
+        std::vector<double> sums(static_cast<std::size_t>(c.out), 0.0);
+        std::vector<double> squares(sums.size(), 0.0);
+        const MomentSums moments{shift.data_ptr<float>(), sums.data(), squares.data()};
         tiles.convolve_codes(shape, windows.data(), packed.code_tiles.data(),
-                             packed.code_values.data(), sum.data(), sum.data(), ahead);
+                             packed.code_values.data(), sum.data(), sum.data(), &moments, ahead);
         EXPECT_LT(difference(plain(sum, c.out, c.side), y.detach() + residual), 1e-6);
+        const at::Tensor centered = y.detach() + residual - shift.to(at::kDouble).view({-1, 1, 1});
+        EXPECT_LT(difference(at::tensor(sums), centered.sum({1, 2})), 1e-6);
+        EXPECT_LT(difference(at::tensor(squares), centered.square().sum({1, 2})), 1e-6);
       }
       if (!is_coded && has_forward_tiles(shape)) {
         tiles.activate_rows(blocked(x.detach()[0], 0).data(), in_side, c.in / kBlock, norm, rule,
