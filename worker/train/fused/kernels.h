@@ -100,8 +100,10 @@ constexpr TileSizes tile_sizes(const Convolution& shape) {
   const auto in_side = side * static_cast<std::size_t>(shape.stride);
   const auto in_blocks = static_cast<std::size_t>(shape.in_blocks == 0 ? 1 : shape.in_blocks);
   const auto out_blocks = static_cast<std::size_t>(shape.out_blocks);
-  // A side of 8 has three copies of its rows.
-  return {.rows = 6 * (side + 2) * (side + 2) * (in_blocks > out_blocks ? in_blocks : out_blocks),
+  // Of up to three copies in two pairs of pieces, of gradients or of inputs.
+  const std::size_t gradients = 6 * (side + 2) * (side + 2) * out_blocks;
+  const std::size_t inputs = 6 * (in_side + 2) * (side + 2) * in_blocks;
+  return {.rows = gradients > inputs ? gradients : inputs,
           .columns = side * side * out_blocks,
           .pairs = 3 * (in_side + 2) * side * in_blocks,
           .windows = (in_side + 2) * side * in_blocks};
@@ -142,9 +144,9 @@ struct TileKernels {
   void (*input_gradients)(const Convolution& shape, const Line* rows, const Line* w, int pieces,
                           bool adds, float* dx, Ahead& ahead);
 
-  // The input of a convolution with 9 taps and a stride of 1 as rows in three pieces, and what
-  // Kernels::convolve does. w: as for input_gradients, from the output's to the input's channels.
-  void (*activate_rows)(const float* x, int side, int blocks, const NormForward& norm,
+  // The input of a convolution with 9 taps as rows in three pieces, and what Kernels::convolve
+  // does. w: as for input_gradients, from the output's to the input's channels.
+  void (*activate_rows)(const Convolution& shape, const float* x, const NormForward& norm,
                         const Activation& rule, Line* rows);
   void (*convolve)(const Convolution& shape, const Line* rows, const Line* w, const float* residual,
                    float* out, Ahead& ahead);

@@ -44,7 +44,7 @@ void pack_codes(const Convolution& shape, const Kernels& kernels, PackedWeights&
 
 // Whether TileKernels::convolve can do it.
 constexpr bool has_forward_tiles(const Convolution& shape) {
-  return shape.in_blocks > 0 && shape.taps == 9 && shape.stride == 1;
+  return shape.in_blocks > 0 && shape.taps == 9;
 }
 
 // Fills what is for TileKernels; codes that were found are taken in place of w.

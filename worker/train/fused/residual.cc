@@ -682,7 +682,7 @@ class ResidualStep {
     if (is_tiled && is_coded) {
       convolve_code_tiles(x, norm, convolution, residual, out, nullptr, scratch);
     } else if (is_tiled) {
-      kernels_.tiles->activate_rows(x, norm.side, norm.blocks(), norm.forward(), norm.rule,
+      kernels_.tiles->activate_rows(convolution.shape, x, norm.forward(), norm.rule,
                                     scratch.rows.data());
       kernels_.tiles->convolve(convolution.shape, scratch.rows.data(),
                                convolution.packed.forward_tiles.data(), residual, out,

@@ -602,7 +602,8 @@ BITRUNG_INLINE void end_pixels(const PixelPlane& plane, float* to) {
 
 // Sums of products of rows and weights for each pixel of a plane.
 struct RowProducts {
-  int side;      // Of the rows' plane.
+  int side;  // Of the plane of tiles of rows.
+  RowsForm form;
   int k_blocks;  // Of the rows,
   int n_blocks;  // of the sums.
   int taps;      // That the weights have; of them `count` are met, at these lines.
@@ -618,7 +619,7 @@ struct RowProducts {
 template <int kM, int kN, int kPieces>
 void multiply_rows(const RowProducts& products, const Line* rows, const Line* w, const float* added,
                    float* out, Ahead& ahead) {
-  const RowsForm form = rows_form(products.side);
+  const RowsForm& form = products.form;
   const long more_rows = products.k_blocks * form.block;
   const long block_weights =
       static_cast<long>(products.k_blocks) * products.taps * kPieces * kTileLines;
@@ -684,6 +685,7 @@ void tile_input_gradients(const Convolution& shape, const Line* rows, const Line
   const long dx_side = static_cast<long>(shape.side) * shape.stride;
   RowProducts products{};
   products.side = shape.side;
+  products.form = form;
   products.k_blocks = shape.out_blocks;
   products.n_blocks = shape.in_blocks;
   products.taps = shape.taps;
@@ -722,19 +724,65 @@ void tile_input_gradients(const Convolution& shape, const Line* rows, const Line
 
 // ---- convolutions
 
+// Where a convolution's inputs lie: at a stride of 1 as the gradients of its outputs, else three
+// copies of the rows in their order, with the pixels that each column of taps meets.
+BITRUNG_INLINE RowsForm input_rows_form(const Convolution& shape) {
+  if (shape.stride == 1) {
+    return rows_form(shape.side);
+  }
+  const long copy = static_cast<long>(RowOrder{shape.stride, shape.side}.count()) * shape.side;
+  return {shape.side, copy, 3 * copy};
+}
+
+void write_input_frame(const Convolution& shape, Line* rows) {
+  if (shape.stride == 1) {
+    write_frame(shape.side, rows);
+    return;
+  }
+  const __m512i zero = _mm512_setzero_si512();
+  const RowsForm form = input_rows_form(shape);
+  for (int c = 0; c < 3; ++c) {
+    for (int x = 0; x < shape.side; ++x) {
+      store_line(rows + c * form.column + x, zero);
+    }
+  }
+  for (long at = 0; at < form.column; at += shape.side) {
+    store_line(rows + at, zero);
+  }
+}
+
+BITRUNG_INLINE void write_input(const Convolution& shape, Line* rows, int y, int x, __m512i line) {
+  if (shape.stride == 1) {
+    write_pixel(shape.side, rows, y, x, line);
+    return;
+  }
+  const RowOrder order{shape.stride, shape.side};
+  const long column = static_cast<long>(order.count()) * shape.side;
+  Line* const to = rows + static_cast<long>(order.place(y)) * shape.side + x / 2;
+  if (x % 2 == 0) {
+    store_line(to + column, line);
+    return;
+  }
+  store_line(to + 2 * column, line);
+  if (x / 2 + 1 < shape.side) {
+    store_line(to + 1, line);
+  }
+}
+
 template <Activation::Kind kKind>
-void tile_activate_rows_as(const float* x, int side, int blocks, const NormForward& norm,
+void tile_activate_rows_as(const Convolution& shape, const float* x, const NormForward& norm,
                            const Activation& rule, Line* rows) {
-  const RowsForm form = rows_form(side);
-  for (int block = 0; block < blocks; ++block) {
+  const RowsForm form = input_rows_form(shape);
+  const int in_side = shape.side * shape.stride;
+  for (int block = 0; block < shape.in_blocks; ++block) {
     const Floats scale = load(norm.scale + block * kBlock);
     const Floats offset = load(norm.offset + block * kBlock);
     Line* const first = rows + block * form.block;
-    Line* const second = first + blocks * form.block;
-    write_frame(side, first);
-    write_frame(side, second);
-    for (int y = 0; y < side; ++y) {
-      for (int p = 0; p < side; ++p, x += kBlock) {
+    Line* const second = first + shape.in_blocks * form.block;
+    write_input_frame(shape, first);
+    write_input_frame(shape, second);
+    for (int y = 0; y < in_side; ++y) {
+      for (int p = 0; p < in_side; ++p, x += kBlock) {
         const Floats z = load(x) * scale + offset;
         Floats value = above_zero(z);
         if constexpr (kKind != Activation::Kind::kRelu) {
@@ -743,35 +791,37 @@ void tile_activate_rows_as(const float* x, int side, int blocks, const NormForwa
         const __m512i upper = upper_half(value);
         const Floats rest = value - floats_of(upper);
         const __m512i lower = upper_half(rest);
-        write_pixel(side, first, y, p, two_halves(upper, lower));
-        write_pixel(side, second, y, p, two_halves(bits_of(rest - floats_of(lower)), upper));
+        write_input(shape, first, y, p, two_halves(upper, lower));
+        write_input(shape, second, y, p, two_halves(bits_of(rest - floats_of(lower)), upper));
       }
     }
   }
 }
 
-void tile_activate_rows(const float* x, int side, int blocks, const NormForward& norm,
+void tile_activate_rows(const Convolution& shape, const float* x, const NormForward& norm,
                         const Activation& rule, Line* rows) {
   switch (rule.kind) {
     case Activation::Kind::kRelu:
-      return tile_activate_rows_as<Activation::Kind::kRelu>(x, side, blocks, norm, rule, rows);
+      return tile_activate_rows_as<Activation::Kind::kRelu>(shape, x, norm, rule, rows);
     case Activation::Kind::kNearest:
-      return tile_activate_rows_as<Activation::Kind::kNearest>(x, side, blocks, norm, rule, rows);
+      return tile_activate_rows_as<Activation::Kind::kNearest>(shape, x, norm, rule, rows);
     case Activation::Kind::kSign:
-      return tile_activate_rows_as<Activation::Kind::kSign>(x, side, blocks, norm, rule, rows);
+      return tile_activate_rows_as<Activation::Kind::kSign>(shape, x, norm, rule, rows);
   }
 }
 
 void tile_convolve(const Convolution& shape, const Line* rows, const Line* w, const float* residual,
                    float* out, Ahead& ahead) {
-  const RowsForm form = rows_form(shape.side);
+  const RowOrder order{shape.stride, shape.side};
   RowProducts products{};
   products.side = shape.side;
+  products.form = input_rows_form(shape);
   products.k_blocks = shape.in_blocks;
   products.n_blocks = shape.out_blocks;
   products.taps = products.count = 9;
   for (int t = 0; t < 9; ++t) {
-    products.lines[t] = t / 3 * form.row + t % 3 * form.column;
+    const long row = shape.stride == 1 ? t / 3 : order.first(t / 3);
+    products.lines[t] = row * products.form.row + t % 3 * products.form.column;
     products.weights[t] = t;
   }
   products.out_row = static_cast<long>(shape.side) * kBlock;

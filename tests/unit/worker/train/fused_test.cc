@@ -264,8 +264,7 @@ TEST_P(KernelsTest, ConvolutionsByTiles_AndTheirGradientsEqualLibTorchInDouble) 
         EXPECT_LT(difference(at::tensor(squares), centered.square().sum({1, 2})), 1e-6);
       }
       if (!is_coded && has_forward_tiles(shape)) {
-        tiles.activate_rows(blocked(x.detach()[0], 0).data(), in_side, c.in / kBlock, norm, rule,
-                            rows.data());
+        tiles.activate_rows(shape, blocked(x.detach()[0], 0).data(), norm, rule, rows.data());
         std::vector<float> out(static_cast<std::size_t>(y.numel()));
         tiles.convolve(shape, rows.data(), packed.forward_tiles.data(), nullptr, out.data(), ahead);
         EXPECT_LT(difference(plain(out, c.out, c.side), y.detach()), 1e-6);
