@@ -41,7 +41,8 @@ void check_methods(const NetworkChoice& choice, int classes) {
 
 Outcome run(const Job& job, const at::Device& device, DatasetCache& datasets, Observer& observer) {
   check_methods(job.spec.network, class_count(job.spec.dataset));
-  std::shared_ptr<const Dataset> dataset = datasets.get(job.spec, job.data_dir);
+  std::shared_ptr<const Dataset> dataset = datasets.get(
+      job.spec, job.data_dir, [&observer](const std::string& text) { observer.log(text); });
   switch (job.spec.kind) {
     case Kind::kTrain:
       return run_training(job, device, std::move(dataset), observer);

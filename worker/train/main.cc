@@ -25,7 +25,7 @@ constexpr int kThreadsMax = 1024;
 constexpr std::string_view kHelp =
     R"(bitrung-trainer trains quantized networks, one job at a time, and stays warm between jobs.
 
-  bitrung-trainer [--device DEVICE] [--threads N] [--events-fd FD]
+  bitrung-trainer [--device DEVICE] [--threads N] [--cache-dir DIR] [--events-fd FD]
       Reads commands as JSON lines on standard input until it ends; writes events as JSON lines.
   bitrung-trainer --job FILE [--data-dir DIR] [--work-dir DIR] [--teacher FILE]… [--init FILE] [--source FILE]
                   [--resume FILE]
@@ -40,6 +40,7 @@ Options
   --threads N       CPU threads of the training (default 1); part of what makes results bit-identical
   --events-fd FD    descriptor for events (default 1, standard output)
   --data-dir DIR    folder with cifar-10-batches-bin or cifar-100-binary, or with their files
+  --cache-dir DIR   folder that trainers of this host share: synthetic data sets are drawn once (default: none)
   --work-dir DIR    where checkpoints go (default: the current folder)
   --teacher FILE    teacher's checkpoint, for specs with distill or init "teacher"; once for each teacher
   --init FILE       checkpoint to start from, for specs with init "job" or "artifact"
@@ -84,6 +85,7 @@ struct Arguments {
   int events_fd = 1;
   std::optional<std::filesystem::path> job;
   std::optional<std::filesystem::path> data_dir;
+  std::optional<std::filesystem::path> cache_dir;
   std::optional<std::filesystem::path> work_dir;
   std::vector<std::filesystem::path> teachers;
   std::optional<std::filesystem::path> init;
@@ -145,6 +147,8 @@ std::optional<Arguments> parse_arguments(const std::vector<std::string>& words) 
       path = &arguments.job;
     } else if (name == "--data-dir") {
       path = &arguments.data_dir;
+    } else if (name == "--cache-dir") {
+      path = &arguments.cache_dir;
     } else if (name == "--work-dir") {
       path = &arguments.work_dir;
     } else if (name == "--source") {
@@ -234,6 +238,7 @@ int run(const std::vector<std::string>& words) {
     options.events_fd = arguments->events_fd;
     options.spec_path = *arguments->job;
     options.data_dir = arguments->data_dir.value_or("");
+    options.cache_dir = arguments->cache_dir.value_or("");
     options.work_dir = arguments->work_dir.value_or(".");
     options.teachers = arguments->teachers;
     options.init = arguments->init;
@@ -241,7 +246,8 @@ int run(const std::vector<std::string>& words) {
     options.resume = arguments->resume;
     return train_alone(options);
   }
-  serve({arguments->device, arguments->threads, /*commands_fd=*/0, arguments->events_fd});
+  serve({arguments->device, arguments->threads, arguments->cache_dir.value_or(""),
+         /*commands_fd=*/0, arguments->events_fd});
 }
 
 }  // namespace

@@ -11,6 +11,7 @@ namespace bitrung::train {
 struct ServeOptions {
   std::string device = "cpu";
   int threads = 1;
+  std::filesystem::path cache_dir;  // Shared with other trainers of the host; empty for none.
   int commands_fd = 0;
   int events_fd = 1;
 };
@@ -28,6 +29,7 @@ struct AloneOptions {
   int events_fd = 1;
   std::filesystem::path spec_path;
   std::filesystem::path data_dir;
+  std::filesystem::path cache_dir;
   std::filesystem::path work_dir;
   std::vector<std::filesystem::path> teachers;
   std::optional<std::filesystem::path> init;

@@ -1,12 +1,14 @@
 #include "worker/train/data/dataset.h"
 
 #include <algorithm>
-#include <fstream>
 #include <numeric>
 #include <span>
+#include <system_error>
 
 #include "db/base/check.h"
 #include "worker/train/data/locate.h"
+#include "worker/train/data/mapped_file.h"
+#include "worker/train/data/shared_synthetic.h"
 #include "worker/train/failure.h"
 #include "worker/train/random.h"
 
@@ -19,31 +21,22 @@ namespace fs = std::filesystem;
 // Appends the records of one file to the set. label_bytes is 1 (CIFAR-10) or 2 (CIFAR-100: coarse,
 // fine; the last one counts).
 void append_records(const datasets::DatasetFile& file, std::size_t label_bytes, int classes,
-                    ImageSet& set) {
-  std::vector<std::uint8_t> raw(file.size_bytes);
-  std::ifstream stream(file.path, std::ios::binary);
-  // char and unsigned char may alias anything.
-  stream.read(reinterpret_cast<char*>(raw.data()), static_cast<std::streamsize>(raw.size()));
-  if (!stream || static_cast<std::uint64_t>(stream.gcount()) != file.size_bytes) {
-    fail_user_error(file.path.string() + ": read " + std::to_string(stream.gcount()) +
-                    " bytes, expected " + std::to_string(file.size_bytes) +
-                    "; is the file readable, or did it change just now?");
-  }
+                    ImageSet& set, Dataset& dataset) {
+  const auto mapped = std::make_shared<const MappedFile>(file.path, file.size_bytes);
+  dataset.memory.push_back(mapped);
   const std::size_t record_bytes = label_bytes + kImageBytes;
-  const std::size_t records = raw.size() / record_bytes;
-  BITRUNG_CHECK(records * record_bytes == raw.size());
-  set.pixels.reserve(set.pixels.size() + records * kImageBytes);
+  const std::size_t records = mapped->bytes().size() / record_bytes;
+  BITRUNG_CHECK(records * record_bytes == mapped->bytes().size());
   for (std::size_t i = 0; i < records; ++i) {
-    const std::span<const std::uint8_t> record(raw.data() + i * record_bytes, record_bytes);
+    const std::span<const std::uint8_t> record =
+        mapped->bytes().subspan(i * record_bytes, record_bytes);
     const std::uint8_t label = record[label_bytes - 1];
     if (label >= classes) {
       fail_user_error(file.path.string() + ": record " + std::to_string(i) + " has label " +
                       std::to_string(label) + ", expected 0 to " + std::to_string(classes - 1) +
                       "; the file is damaged or another data set");
     }
-    set.labels.push_back(label);
-    const std::span<const std::uint8_t> image = record.subspan(label_bytes);
-    set.pixels.insert(set.pixels.end(), image.begin(), image.end());
+    set.add(record.data() + label_bytes, label);
   }
 }
 
@@ -59,12 +52,27 @@ Dataset load_cifar(const std::string& dataset, const fs::path& data_dir) {
   for (std::size_t i = 0; i < located.files.size(); ++i) {
     const bool is_test = i + 1 == located.files.size();  // locate_dataset puts the test file last.
     append_records(located.files[i], label_bytes, class_count(dataset),
-                   is_test ? result.test : result.training);
+                   is_test ? result.test : result.training, result);
   }
   return result;
 }
 
-std::shared_ptr<const Dataset> DatasetCache::get(const Spec& spec, const fs::path& data_dir) {
+Dataset DatasetCache::synthetic(const SyntheticOptions& options,
+                                const std::function<void(const std::string&)>& log) const {
+  if (cache_dir_.empty()) return make_synthetic(options);
+  try {
+    return share_synthetic(options, cache_dir_);
+  } catch (const std::system_error& error) {
+    log(std::string("the data set is not shared with other trainers: ") + error.what());
+  } catch (const Failure& failure) {
+    log(std::string("the data set is not shared with other trainers: ") + failure.what());
+  }
+  return make_synthetic(options);
+}
+
+std::shared_ptr<const Dataset> DatasetCache::get(
+    const Spec& spec, const fs::path& data_dir,
+    const std::function<void(const std::string&)>& log) {
   std::string key = spec.dataset;
   if (spec.synthetic) {
     for (const std::uint64_t number :
@@ -86,7 +94,7 @@ std::shared_ptr<const Dataset> DatasetCache::get(const Spec& spec, const fs::pat
   if (key != key_) {
     dataset_.reset();  // Frees the old one before the new one is made.
     key_.clear();
-    dataset_ = std::make_shared<const Dataset>(spec.synthetic ? make_synthetic(*spec.synthetic)
+    dataset_ = std::make_shared<const Dataset>(spec.synthetic ? synthetic(*spec.synthetic, log)
                                                               : load_cifar(spec.dataset, data_dir));
     key_ = key;
   }

@@ -1,4 +1,6 @@
-// Image sets as raw bytes in memory, and how to load or make them.
+// Image sets as raw bytes in memory, and how to load or make them. The bytes lie in files that are
+// mapped, so that all trainers of a host share one copy; a process that has no folder for it draws
+// its synthetic data set itself.
 //
 // No augmentation and no normalisation here (batch.h), no LibTorch. A Dataset never changes after
 // it is made, so any number of threads may read it; the cache belongs to the thread that trains.
@@ -6,8 +8,11 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "worker/train/spec.h"
@@ -21,18 +26,23 @@ inline constexpr std::size_t kImageBytes = kImagePixels * kImageChannels;
 
 // n images of 3 x 32 x 32 bytes (planes red, green, blue; rows from the top) with a label each.
 struct ImageSet {
-  std::vector<std::uint8_t> pixels;  // n * kImageBytes
-  std::vector<std::uint8_t> labels;  // n
+  std::vector<const std::uint8_t*> images;  // n, kImageBytes each, in Dataset::memory.
+  std::vector<std::uint8_t> labels;         // n
 
   std::int64_t size() const { return static_cast<std::int64_t>(labels.size()); }
   const std::uint8_t* image(std::int64_t index) const {
-    return pixels.data() + static_cast<std::size_t>(index) * kImageBytes;
+    return images[static_cast<std::size_t>(index)];
+  }
+  void add(const std::uint8_t* image, std::uint8_t label) {
+    images.push_back(image);
+    labels.push_back(label);
   }
 };
 
 struct Dataset {
   ImageSet training;
   ImageSet test;
+  std::vector<std::shared_ptr<const void>> memory;  // Where the images lie.
 };
 
 // Reads the binary version of CIFAR-10 or CIFAR-100 from data_dir. Throws Failure(kUserError) for
@@ -44,15 +54,28 @@ Dataset load_cifar(const std::string& dataset, const std::filesystem::path& data
 // for what the images show.
 Dataset make_synthetic(const SyntheticOptions& options);
 
+// An image of kImageBytes, valid during the call, and its label.
+using DrawnImage = std::function<void(std::span<const std::uint8_t> image, std::uint8_t label)>;
+// The same images one after the other, first those for training.
+void draw_synthetic(const SyntheticOptions& options, const DrawnImage& take);
+
 // Keeps the data set of the last job, since the next job of a sweep nearly always wants the same
 // one.
 class DatasetCache {
  public:
-  // The data set that the spec names. Reads the files again if their size or modification time has
-  // changed.
-  std::shared_ptr<const Dataset> get(const Spec& spec, const std::filesystem::path& data_dir);
+  // cache_dir: where synthetic data sets are drawn for all trainers of the host; empty for none.
+  explicit DatasetCache(std::filesystem::path cache_dir = {}) : cache_dir_(std::move(cache_dir)) {}
+
+  // The data set that the spec names. Maps the files again if their modification time has changed.
+  // `log` is told why a synthetic one could not be shared.
+  std::shared_ptr<const Dataset> get(const Spec& spec, const std::filesystem::path& data_dir,
+                                     const std::function<void(const std::string&)>& log);
 
  private:
+  Dataset synthetic(const SyntheticOptions& options,
+                    const std::function<void(const std::string&)>& log) const;
+
+  const std::filesystem::path cache_dir_;
   std::string key_;
   std::shared_ptr<const Dataset> dataset_;
 };

@@ -122,25 +122,41 @@ void draw_image(const std::array<ClassTexture, kClasses>& textures, std::size_t 
   }
 }
 
-ImageSet make_set(const SyntheticOptions& options, std::uint64_t part, std::int64_t images) {
+void draw_set(const SyntheticOptions& options, std::uint64_t part, std::int64_t images,
+              const DrawnImage& take) {
   const std::array<ClassTexture, kClasses> textures = make_textures(options.seed);
-  ImageSet set;
-  set.pixels.resize(static_cast<std::size_t>(images) * kImageBytes);
-  set.labels.resize(static_cast<std::size_t>(images));
-  for (std::size_t i = 0; i < set.labels.size(); ++i) {
+  std::array<std::uint8_t, kImageBytes> image{};
+  for (std::uint64_t i = 0; i < static_cast<std::uint64_t>(images); ++i) {
     // A stream of its own for each image: the first N images do not depend on how many are made.
     RandomStream random(Purpose::kSyntheticImage, {options.seed, part, i});
     const std::size_t label = random.below(kClasses);
-    set.labels[i] = static_cast<std::uint8_t>(label);
-    draw_image(textures, label, random, set.pixels.data() + i * kImageBytes);
+    draw_image(textures, label, random, image.data());
+    take(image, static_cast<std::uint8_t>(label));
   }
-  return set;
 }
 
 }  // namespace
 
+void draw_synthetic(const SyntheticOptions& options, const DrawnImage& take) {
+  draw_set(options, 0, options.train_images, take);
+  draw_set(options, 1, options.test_images, take);
+}
+
 Dataset make_synthetic(const SyntheticOptions& options) {
-  return {make_set(options, 0, options.train_images), make_set(options, 1, options.test_images)};
+  const auto training = static_cast<std::size_t>(options.train_images);
+  const auto images = training + static_cast<std::size_t>(options.test_images);
+  const auto pixels = std::make_shared<std::vector<std::uint8_t>>(images * kImageBytes);
+  Dataset dataset;
+  std::uint8_t* place = pixels->data();
+  draw_synthetic(options, [&](std::span<const std::uint8_t> image, std::uint8_t label) {
+    std::copy(image.begin(), image.end(), place);
+    ImageSet& set =
+        dataset.training.size() < options.train_images ? dataset.training : dataset.test;
+    set.add(place, label);
+    place += kImageBytes;
+  });
+  dataset.memory.push_back(pixels);
+  return dataset;
 }
 
 }  // namespace bitrung::train

@@ -9,6 +9,7 @@
 #include "worker/train/data/batch.h"
 #include "worker/train/data/dataset.h"
 #include "worker/train/data/locate.h"
+#include "worker/train/data/mapped_file.h"
 #include "worker/train/failure.h"
 
 namespace bitrung::train {
@@ -46,6 +47,10 @@ void set_byte(const std::filesystem::path& path, std::int64_t offset, char value
   std::fstream stream(path, std::ios::binary | std::ios::in | std::ios::out);
   stream.seekp(offset);
   stream.put(value);
+}
+
+void refuse_to_log(const std::string& text) {
+  ADD_FAILURE() << text;
 }
 
 TEST(Locate, OfficialFolder_IsFoundBelowTheDataDirectory) {
@@ -123,11 +128,84 @@ TEST(Cifar, LabelOutOfRange_IsRefused) {
 TEST(DatasetCache, SameData_IsKept) {
   DatasetCache cache;
   Spec spec = tiny_spec();
-  const auto first = cache.get(spec, "");
+  const auto first = cache.get(spec, "", refuse_to_log);
   spec.network.bits = bits_of(1);
-  EXPECT_EQ(cache.get(spec, ""), first);
+  EXPECT_EQ(cache.get(spec, "", refuse_to_log), first);
   spec.synthetic->seed = 2;
-  EXPECT_NE(cache.get(spec, ""), first);
+  EXPECT_NE(cache.get(spec, "", refuse_to_log), first);
+}
+
+std::vector<std::uint8_t> pixels_of(const ImageSet& set) {
+  std::vector<std::uint8_t> pixels;
+  for (const std::uint8_t* image : set.images) {
+    pixels.insert(pixels.end(), image, image + kImageBytes);
+  }
+  return pixels;
+}
+
+TEST(DatasetCache, SyntheticOneInAFolder_IsDrawnOnceAndTheSame) {
+  const TemporaryFolder folder;
+  const Spec spec = tiny_spec();
+  DatasetCache drawing(folder.path() / "shared");
+  const auto drawn = drawing.get(spec, "", refuse_to_log);
+  const Dataset expected = make_synthetic(*spec.synthetic);
+  EXPECT_EQ(pixels_of(drawn->training), pixels_of(expected.training));
+  EXPECT_EQ(drawn->training.labels, expected.training.labels);
+  EXPECT_EQ(pixels_of(drawn->test), pixels_of(expected.test));
+  EXPECT_EQ(drawn->test.labels, expected.test.labels);
+
+  // What the other one maps is the file, not a drawing of its own.
+  std::filesystem::path file;
+  for (const auto& entry : std::filesystem::directory_iterator(folder.path() / "shared")) {
+    if (entry.path().extension() == ".images") file = entry.path();
+  }
+  ASSERT_FALSE(file.empty());
+  const std::uint8_t before = drawn->training.image(0)[3];
+  set_byte(file, 3, static_cast<char>(before + 1));
+  DatasetCache mapping(folder.path() / "shared");
+  const auto mapped = mapping.get(spec, "", refuse_to_log);
+  EXPECT_EQ(mapped->training.image(0)[3], static_cast<std::uint8_t>(before + 1));
+  EXPECT_EQ(drawn->training.image(0)[3], static_cast<std::uint8_t>(before + 1));
+}
+
+TEST(DatasetCache, ManySyntheticOnes_LeaveAFewFiles) {
+  const TemporaryFolder folder;
+  Spec spec = tiny_spec();
+  for (std::uint64_t seed = 1; seed <= 9; ++seed) {
+    spec.synthetic->seed = seed;
+    DatasetCache(folder.path()).get(spec, "", refuse_to_log);
+  }
+  const auto files = std::distance(std::filesystem::directory_iterator(folder.path()), {});
+  EXPECT_EQ(files, 4 + 1);  // And the lock.
+}
+
+TEST(DatasetCache, FolderThatCannotBe_CostsMemoryNotTheJob) {
+  const TemporaryFolder folder;
+  write_bytes(folder.path() / "file", "");
+  std::vector<std::string> lines;
+  DatasetCache cache(folder.path() / "file" / "folder");
+  const auto dataset =
+      cache.get(tiny_spec(), "", [&](const std::string& line) { lines.push_back(line); });
+  EXPECT_EQ(pixels_of(dataset->training),
+            pixels_of(make_synthetic(*tiny_spec().synthetic).training));
+  ASSERT_EQ(lines.size(), 1U);
+  EXPECT_THAT(lines[0], HasSubstr("the data set is not shared with other trainers"));
+}
+
+TEST(MappedFile, OtherSizeAndMissingFile_AreNamed) {
+  const TemporaryFolder folder;
+  write_bytes(folder.path() / "short", "abc");
+  const auto refusal_of = [](const std::filesystem::path& path) -> std::string {
+    try {
+      const MappedFile file(path, 4);
+    } catch (const Failure& failure) {
+      return failure.what();
+    }
+    return "accepted";
+  };
+  EXPECT_THAT(refusal_of(folder.path() / "short"),
+              HasSubstr("short: read 3 bytes, expected 4; is the file readable"));
+  EXPECT_THAT(refusal_of(folder.path() / "none"), HasSubstr("No such file or directory"));
 }
 
 std::uint64_t fnv(const std::vector<std::uint8_t>& bytes) {
@@ -140,12 +218,12 @@ std::uint64_t fnv(const std::vector<std::uint8_t>& bytes) {
 
 TEST(Synthetic, SameOptions_GiveTheSameBytesOnEveryMachine) {
   const Dataset dataset = make_synthetic({1, 50, 10});
-  EXPECT_EQ(fnv(dataset.training.pixels), 9145850070915291572U);
+  const std::vector<std::uint8_t> pixels = pixels_of(dataset.training);
+  EXPECT_EQ(fnv(pixels), 9145850070915291572U);
   const Dataset longer = make_synthetic({1, 60, 10});
-  EXPECT_TRUE(std::equal(dataset.training.pixels.begin(), dataset.training.pixels.end(),
-                         longer.training.pixels.begin()));
-  EXPECT_EQ(dataset.test.pixels, longer.test.pixels);
-  EXPECT_NE(make_synthetic({2, 50, 10}).training.pixels, dataset.training.pixels);
+  EXPECT_TRUE(std::equal(pixels.begin(), pixels.end(), pixels_of(longer.training).begin()));
+  EXPECT_EQ(pixels_of(dataset.test), pixels_of(longer.test));
+  EXPECT_NE(pixels_of(make_synthetic({2, 50, 10}).training), pixels);
 }
 
 TEST(Synthetic, EachClass_OccursAboutEquallyOften) {
@@ -232,7 +310,7 @@ TEST(WriteImage, EachPlacement_IsPadCutMirrorNormalise) {
                                      Placement{2, 7, true}, Placement{7, 1, false}}) {
     std::vector<float> out(kImageBytes);
     write_image(dataset.training.image(0), placement, out.data());
-    const std::vector<float> expected = augment_slowly(dataset.training.pixels, placement);
+    const std::vector<float> expected = augment_slowly(pixels_of(dataset.training), placement);
     for (std::size_t i = 0; i < out.size(); ++i) {
       ASSERT_NEAR(out[i], expected[i], 1e-6) << i;
     }
