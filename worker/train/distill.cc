@@ -154,6 +154,12 @@ void Distiller::begin(const Network& student, std::uint64_t seed,
   }
 }
 
+bool Distiller::depends_on_threads() const {
+  return uses_features() || std::ranges::any_of(teachers_, [](const auto& teacher) {
+           return teacher->depends_on_threads();
+         });
+}
+
 Distiller::Lesson Distiller::teach(const at::Tensor& images) const {
   const at::NoGradGuard no_grad;
   Lesson lesson;

@@ -79,9 +79,9 @@ std::vector<LayerReport> inspect_layers(Network& network, const Dataset& dataset
 
 }  // namespace
 
-std::optional<FinalReport> final_report(Network& network, const Dataset& dataset,
-                                        const Split& split, const at::Device& device,
-                                        HostBatch& batch,
+std::optional<FinalReport> final_report(Network& network, const std::string& backend_reason,
+                                        const Dataset& dataset, const Split& split,
+                                        const at::Device& device, HostBatch& batch,
                                         const std::function<StopRequest()>& stop_requested) {
   FinalReport report;
   const auto evaluate = [&](const ImageSet& set, std::span<const std::uint32_t> indices) {
@@ -119,7 +119,8 @@ std::optional<FinalReport> final_report(Network& network, const Dataset& dataset
   }
   report.test_accuracy = test->top1;
   report.test_loss = test->nll;
-  report.json = report_json(network.backend(), *test, validation, layers, parameters);
+  report.json = report_json({network.backend(), backend_reason, at::get_num_threads()}, *test,
+                            validation, layers, parameters);
   return report;
 }
 

@@ -23,10 +23,12 @@ struct FinalReport {
 
 // Evaluates the network on the test and validation images and looks into its layers, whose
 // activations are those of the first training images. Nothing if a cancel was asked for; other
-// requests wait, since little is left to do. `batch` has room for kEvaluationBatch.
-std::optional<FinalReport> final_report(Network& network, const Dataset& dataset,
-                                        const Split& split, const at::Device& device,
-                                        HostBatch& batch,
+// requests wait, since little is left to do. `batch` has room for kEvaluationBatch;
+// `backend_reason` says why the network does not go through the fused loops, if that was to be
+// seen.
+std::optional<FinalReport> final_report(Network& network, const std::string& backend_reason,
+                                        const Dataset& dataset, const Split& split,
+                                        const at::Device& device, HostBatch& batch,
                                         const std::function<StopRequest()>& stop_requested);
 
 }  // namespace bitrung::train

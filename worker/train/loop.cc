@@ -102,6 +102,7 @@ class Training {
     if (!try_resume()) {
       start_afresh();
     }
+    choose_threads();
   }
 
   Outcome run() {
@@ -177,11 +178,16 @@ class Training {
   // Chooses what the network computes with; `what` names it in messages.
   void choose_backend(Network& network, const std::string& what) {
     const bool has_choice = device_.is_cpu() || spec_.backend == Backend::kFused;
-    if (spec_.backend == Backend::kEager || !has_choice) {
-      return;
+    std::string reason;
+    if (spec_.backend == Backend::kEager) {
+      reason = "the job asks for it";
+    } else if (has_choice) {
+      reason = network.fuse();
     }
-    const std::string reason = network.fuse();
-    if (reason.empty()) {
+    if (&network == student_.get()) {
+      backend_reason_ = reason;
+    }
+    if (reason.empty() || spec_.backend == Backend::kEager) {
       return;
     }
     if (spec_.backend == Backend::kFused && &network == student_.get()) {
@@ -267,6 +273,24 @@ class Training {
     observer_.log("cannot resume from " + job_.resume->string() + ": " + reason +
                   "; training starts afresh");
     return false;
+  }
+
+  // LibTorch's operations add up in another order with another number of threads, and a last bit
+  // may differ: what was begun with some goes on with as many, whatever it was given now.
+  void choose_threads() {
+    const std::int64_t given = at::get_num_threads();
+    const bool depends = device_.is_cpu() && (student_->depends_on_threads() ||
+                                              (distiller_ && distiller_->depends_on_threads()));
+    if (counters_.threads == 0 || !depends) {
+      counters_.threads = given;
+    }
+    if (counters_.threads == given) {
+      return;
+    }
+    observer_.log("it goes on with the " + std::to_string(counters_.threads) +
+                  " threads that it began with, not " + std::to_string(given) +
+                  ": its results depend on their number");
+    at::set_num_threads(static_cast<int>(counters_.threads));
   }
 
   std::int64_t steps_done() const {
@@ -593,8 +617,8 @@ class Training {
     }
     const fs::path path = job_.work_dir / "model.safetensors";
     write_safetensors(path, make_checkpoint(student_->state(), spec_, best.epoch));
-    const std::optional<FinalReport> report =
-        final_report(*student_, *dataset_, split_, device_, evaluation_batch_, [this] {
+    const std::optional<FinalReport> report = final_report(
+        *student_, backend_reason_, *dataset_, split_, device_, evaluation_batch_, [this] {
           report_progress();
           return observer_.stop_requested();
         });
@@ -630,6 +654,7 @@ class Training {
   std::unique_ptr<Distiller> distiller_;
   TeacherLogits teacher_logits_;
   std::unique_ptr<Network> student_;
+  std::string backend_reason_;  // Of the student.
   std::unique_ptr<Sgd> optimizer_;
   std::optional<DeviceStep> device_step_;  // Elsewhere than on the CPU.
   DistillationNow recorded_now_;

@@ -113,13 +113,14 @@ class PostTraining {
 
   // The network as it will be measured.
   Outcome finish(Network& network, const fs::path& checkpoint) {
+    std::string reason;
     if (device_.is_cpu()) {
-      if (const std::string reason = network.fuse(); !reason.empty()) {
+      if (reason = network.fuse(); !reason.empty()) {
         observer_.log("the network is computed by LibTorch's operations, since " + reason);
       }
     }
     const std::optional<FinalReport> measured =
-        final_report(network, *dataset_, split_, device_, evaluation_batch_,
+        final_report(network, reason, *dataset_, split_, device_, evaluation_batch_,
                      [this] { return stop_requested(); });
     if (!measured) {
       return stopped(StopRequest::kCancel);

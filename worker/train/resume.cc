@@ -80,7 +80,8 @@ std::string checksum_of(const SafetensorsFile& file) {
 
 // Doubles are printed in their shortest exact form, so they return unchanged.
 json counters_json(const Counters& counters) {
-  json result = {{"epoch", counters.epoch},
+  json result = {{"threads", counters.threads},
+                 {"epoch", counters.epoch},
                  {"step_in_epoch", counters.step_in_epoch},
                  {"correct", counters.correct},
                  {"seen", counters.seen},
@@ -103,6 +104,7 @@ json counters_json(const Counters& counters) {
 
 Counters parse_counters(const json& value) {
   Counters counters;
+  counters.threads = value.value("threads", std::int64_t{0});
   value.at("epoch").get_to(counters.epoch);
   value.at("step_in_epoch").get_to(counters.step_in_epoch);
   value.at("correct").get_to(counters.correct);

@@ -28,6 +28,7 @@ struct Best {
 
 // Where a training stands, and the sums of values that are not reported yet.
 struct Counters {
+  std::int64_t threads = 0;        // That it began with; 0 in a state of an older version.
   std::int64_t epoch = 0;          // Epochs done.
   std::int64_t step_in_epoch = 0;  // Steps done in the epoch that runs.
   std::int64_t correct = 0;        // Right training answers in the epoch that runs.

@@ -84,17 +84,21 @@ class CudaDriver {
 }  // namespace
 
 void prepare_process(int threads) {
-  BITRUNG_CHECK(threads >= 1);
   // An activation of a batch is some megabytes. glibc would map and unmap each one, and the page
   // faults would cost a fifth of the time. INT_MAX keeps 2 GiB of freed memory at most.
   ::mallopt(M_MMAP_THRESHOLD, 1 << 30);
   ::mallopt(M_TRIM_THRESHOLD, INT_MAX);
-  at::set_num_threads(threads);
+  use_threads(threads);
   at::set_num_interop_threads(1);
   // cuBLAS repeats its sums bit for bit only with this; it reads it when it is first used.
   ::setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
   at::globalContext().setBenchmarkCuDNN(false);
   at::globalContext().setDeterministicCuDNN(true);
+}
+
+void use_threads(int threads) {
+  BITRUNG_CHECK(threads >= 1);
+  at::set_num_threads(threads);
 }
 
 std::string libtorch_version() {

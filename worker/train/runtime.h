@@ -18,6 +18,9 @@ struct DeviceInfo {
 // hardware threads, and the number changes results, so it is always set.
 void prepare_process(int threads);
 
+// From now on, in the calling thread: what it computes next uses so many. threads >= 1.
+void use_threads(int threads);
+
 std::string libtorch_version();
 
 // Whether "cpu" or "cuda:N" is there to be used. Starts CUDA only for the latter.

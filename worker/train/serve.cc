@@ -38,6 +38,7 @@ constexpr std::size_t kLineBytesMax = 1024 * 1024;
 // The agent sends the next job when the last one is answered; this much is for one that hurries.
 constexpr std::size_t kWaitingJobsMax = 16;
 constexpr std::chrono::seconds kTerminalInterval{5};
+constexpr int kThreadsMax = 1024;
 
 // The fields of a `train` command. The spec is parsed later, so that a wrong one fails its own
 // attempt.
@@ -50,7 +51,8 @@ struct TrainCommand {
   std::optional<fs::path> init;
   std::optional<fs::path> source;
   std::optional<fs::path> resume;
-  bool stop_at_start = false;  // It was preempted while it waited.
+  std::optional<int> threads = {};  // Otherwise as many as the process was started with.
+  bool stop_at_start = false;       // It was preempted while it waited.
 };
 
 // What the two threads share: jobs that wait, the key of the one that runs, and whether it shall
@@ -202,6 +204,9 @@ TrainCommand parse_train(const json& command) {
   result.init = path_or_null(command, "init");
   result.source = path_or_null(command, "source");
   result.resume = path_or_null(command, "resume");
+  if (const auto threads = command.find("threads"); threads != command.end()) {
+    result.threads = std::clamp(threads->get<int>(), 1, kThreadsMax);
+  }
   return result;
 }
 
@@ -393,7 +398,7 @@ void serve(const ServeOptions& options) {
   prepare_process(options.threads);
   EventWriter events(options.events_fd);
   Inbox inbox;
-  DatasetCache datasets;
+  DatasetCache datasets(options.cache_dir);
   events.ready(libtorch_version(), options.device, options.threads);
   CommandReader reader(options, inbox, events, term_fd);
   // The reader ends with the process, and only with it.
@@ -402,6 +407,7 @@ void serve(const ServeOptions& options) {
     const TrainCommand command = inbox.take();
     EventObserver observer(events, command.key, &inbox);
     bool succeeded = false;
+    use_threads(command.threads.value_or(options.threads));
     if (!train_and_report(command, options.device, datasets, events, observer, succeeded)) {
       log_line("leaving: after a fault of " + options.device + " this process cannot use it again");
       events.exit_between_lines(kExitDeviceFault);
@@ -423,7 +429,7 @@ int train_alone(const AloneOptions& options) {
   const TrainCommand command{"alone",          spec,         options.work_dir, options.data_dir,
                              options.teachers, options.init, options.source,   options.resume};
   TerminalObserver observer(events, command.key, nullptr);
-  DatasetCache datasets;
+  DatasetCache datasets(options.cache_dir);
   bool succeeded = false;
   train_and_report(command, options.device, datasets, events, observer, succeeded);
   return succeeded ? 0 : 1;

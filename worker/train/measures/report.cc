@@ -88,18 +88,21 @@ NetworkCost network_cost(std::span<const LayerReport> layers, std::int64_t param
   return cost;
 }
 
-std::string report_json(std::string_view backend, const Evaluation& test,
+std::string report_json(const Computation& computation, const Evaluation& test,
                         const std::optional<Evaluation>& validation,
                         std::span<const LayerReport> layers, std::int64_t parameters) {
   Json list = Json::array();
   for (const LayerReport& layer : layers) {
     list.push_back(to_json(layer));
   }
-  const Json report = {{"backend", backend},
-                       {"evaluation", to_json(test)},
-                       {"validation", validation ? to_json(*validation) : Json(nullptr)},
-                       {"network", to_json(network_cost(layers, parameters))},
-                       {"layers", std::move(list)}};
+  const Json report = {
+      {"backend", computation.backend},
+      {"backend_reason", computation.reason.empty() ? Json(nullptr) : Json(computation.reason)},
+      {"threads", computation.threads},
+      {"evaluation", to_json(test)},
+      {"validation", validation ? to_json(*validation) : Json(nullptr)},
+      {"network", to_json(network_cost(layers, parameters))},
+      {"layers", std::move(list)}};
   std::string text = report.dump();
   BITRUNG_CHECK(text.size() <= kReportBytesMax);
   return text;

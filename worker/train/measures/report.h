@@ -39,8 +39,15 @@ struct NetworkCost {
 // parameters: all learned values of the network.
 NetworkCost network_cost(std::span<const LayerReport> layers, std::int64_t parameters);
 
-// backend: as Network::backend(). Numbers that are not finite become null.
-std::string report_json(std::string_view backend, const Evaluation& test,
+// What the network was computed with.
+struct Computation {
+  std::string backend;  // As Network::backend().
+  std::string reason;   // Why not with the fused loops; empty if it was, or nobody asked.
+  int threads = 1;
+};
+
+// Numbers that are not finite become null.
+std::string report_json(const Computation& computation, const Evaluation& test,
                         const std::optional<Evaluation>& validation,
                         std::span<const LayerReport> layers, std::int64_t parameters);
 

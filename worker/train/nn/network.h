@@ -61,6 +61,9 @@ class Network {
   virtual std::string fuse();
   // What forward passes go through: "eager", or "fused avx512-vnni".
   virtual std::string backend() const { return "eager"; }
+  // On a CPU: LibTorch adds up in another order with another number of threads, the fused loops do
+  // not.
+  bool depends_on_threads() const { return backend() == "eager"; }
 
   const NetworkShape& shape() const { return shape_; }
   // In the order of state_dict. The tensors are the network's own: writing to them changes it.

@@ -416,19 +416,56 @@ TEST_F(Loop, ResumeOfEveryMethod_IsBitIdentical) {
   }
 }
 
+TEST_F(Loop, ResumedTraining_KeepsTheThreadsItBeganWith_WhereItsResultsDependOnThem) {
+  const int threads = at::get_num_threads();
+  for (const Backend backend : {Backend::kEager, Backend::kAuto}) {
+    const std::string name = backend == Backend::kEager ? "eager" : "fused";
+    Job whole = job(name);
+    whole.spec.backend = backend;
+    at::set_num_threads(2);
+    const Outcome expected = run(whole);
+    Job again = job(name + "again");
+    again.spec = whole.spec;
+    Recorder stopping;
+    stopping.stop_at = 3;
+    again.resume = run(again, stopping).path;
+    at::set_num_threads(3);
+    Recorder resumed;
+    const Outcome outcome = run(again, resumed);
+    EXPECT_EQ(read_bytes(outcome.path), read_bytes(expected.path)) << name;
+    EXPECT_EQ(at::get_num_threads(), backend == Backend::kEager ? 2 : 3) << name;
+    const auto said = HasSubstr("it goes on with the 2 threads that it began with, not 3");
+    if (backend == Backend::kEager) {
+      EXPECT_THAT(resumed.logs, testing::Contains(said));
+    } else {
+      EXPECT_THAT(resumed.logs, testing::Not(testing::Contains(said)));
+    }
+  }
+  at::set_num_threads(threads);
+}
+
 TEST_F(Loop, Backend_IsChosenAndReported) {
+  const auto reason_of = [](const Outcome& outcome) {
+    return nlohmann::json::parse(outcome.report).at("backend_reason").get<std::string>();
+  };
   Job usual = job("usual");
   Recorder quiet;
-  EXPECT_THAT(backend_of(run(usual, quiet)), testing::StartsWith("fused "));
+  const Outcome fused = run(usual, quiet);
+  EXPECT_THAT(backend_of(fused), testing::StartsWith("fused "));
+  EXPECT_TRUE(nlohmann::json::parse(fused.report).at("backend_reason").is_null());
+  EXPECT_EQ(nlohmann::json::parse(fused.report).at("threads"), at::get_num_threads());
   EXPECT_THAT(quiet.logs, IsEmpty());
   Job eager = job("eager");
   eager.spec.backend = Backend::kEager;
   EXPECT_EQ(backend_of(run(eager)), "eager");
+  EXPECT_EQ(reason_of(run(eager)), "the job asks for it");
   Job other = job("other");
   other.spec.network.bits = bits_of(4);
   other.spec.network.method.weights = other.spec.network.method.activations = "apot";
   Recorder recorder;
-  EXPECT_EQ(backend_of(run(other, recorder)), "eager");
+  const Outcome fallen_back = run(other, recorder);
+  EXPECT_EQ(backend_of(fallen_back), "eager");
+  EXPECT_EQ(reason_of(fallen_back), "activations are quantized by apot");
   EXPECT_THAT(recorder.logs,
               testing::ElementsAre("the network is computed by LibTorch's operations, since "
                                    "activations are quantized by apot"));

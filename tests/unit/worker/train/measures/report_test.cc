@@ -75,10 +75,13 @@ using Keys = std::vector<std::string>;
 TEST(Report, Json_HasTheAgreedKeys) {
   std::vector<LayerReport> layers = layers_of("resnet8", 10, 2, 0);
   layers.back().activations.reset();
-  const Json report =
-      Json::parse(report_json("eager", evaluation_of(10), std::nullopt, layers, 77850));
-  EXPECT_EQ(report.at("backend"), "eager");
-  EXPECT_EQ(keys_of(report), (Keys{"backend", "evaluation", "layers", "network", "validation"}));
+  const Json report = Json::parse(
+      report_json({"fused avx2", "", 2}, evaluation_of(10), std::nullopt, layers, 77850));
+  EXPECT_EQ(report.at("backend"), "fused avx2");
+  EXPECT_TRUE(report.at("backend_reason").is_null());
+  EXPECT_EQ(report.at("threads"), 2);
+  EXPECT_EQ(keys_of(report), (Keys{"backend", "backend_reason", "evaluation", "layers", "network",
+                                   "threads", "validation"}));
   EXPECT_TRUE(report["validation"].is_null());
   EXPECT_EQ(keys_of(report["evaluation"]),
             (Keys{"brier", "confusion", "ece", "images", "nll", "per_class", "top1", "top5"}));
@@ -118,7 +121,7 @@ TEST(Report, NumbersThatAreNotFinite_BecomeNull) {
   test.per_class[3] = std::nan("");
   std::vector<LayerReport> layers = layers_of("resnet8", 10, 2, 0);
   layers[1].weights.max = std::numeric_limits<double>::infinity();
-  const Json report = Json::parse(report_json("eager", test, test, layers, 77850));
+  const Json report = Json::parse(report_json({"eager", "because", 1}, test, test, layers, 77850));
   EXPECT_TRUE(report["evaluation"]["nll"].is_null());
   EXPECT_TRUE(report["validation"]["per_class"][3].is_null());
   EXPECT_TRUE(report["layers"][1]["weights"]["max"].is_null());
@@ -172,8 +175,9 @@ TEST(Report, BytesPacked_CountAScaleForEachGrid) {
 
 TEST(Report, LargestNetwork_FitsTheLimit) {
   for (const char* const model : {"resnet110", "resnet110-bottleneck"}) {
-    const std::string text = report_json("eager", evaluation_of(100), evaluation_of(100),
-                                         layers_of(model, 100, 2, 1), 1'700'000);
+    const std::string text =
+        report_json({"eager", "because", 1}, evaluation_of(100), evaluation_of(100),
+                    layers_of(model, 100, 2, 1), 1'700'000);
     EXPECT_LT(text.size(), kReportBytesMax) << model;
   }
 }
