@@ -15,5 +15,4 @@ then
   echo "deploy/quickstart.sh: the build failed; the whole log is in $log" >&2
   exit 1
 fi
-# One training per core, one thread each: a sweep finishes sooner than with all cores on one training.
-exec build/release/bin/bitrung run deploy/examples/bit-ladder.yaml --slots "$(nproc)" --output text "$@"
+exec build/release/bin/bitrung run deploy/examples/bit-ladder.yaml --output text "$@"

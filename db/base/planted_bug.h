@@ -1,4 +1,4 @@
-// Twelve mistakes that can be built in, one at a time, to see whether the simulator finds them.
+// Thirteen mistakes that can be built in, one at a time, to see whether the simulator finds them.
 //
 // No program that is shipped defines BITRUNG_PLANT_BUG: each condition is then the constant false
 // and nothing is left of it. tests/sim/CMakeLists.txt builds one simulator per number, and
@@ -22,6 +22,7 @@
 #define BITRUNG_BUG_OUTCOME_SAID_ONCE 10          // worker/agent/core.cc
 #define BITRUNG_BUG_FENCE_IGNORED_IN_TRAINING 11  // worker/agent/core.cc
 #define BITRUNG_BUG_WATERMARK_OFF_BY_ONE 12       // worker/agent/core.cc
+#define BITRUNG_BUG_CORES_GIVEN_TWICE 13          // worker/agent/core.cc
 
 // True in the one build that has this mistake.
 #define BITRUNG_PLANTED(bug) (BITRUNG_PLANT_BUG == BITRUNG_BUG_##bug)

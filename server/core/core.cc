@@ -129,7 +129,7 @@ void Core::State::load_job(const db::Snapshot::Job& stored) {
     if (!is_known) {
       fleet.restore({row.worker_id, row.worker_name, "", false, 0, ""});
     }
-    job.live = fleet.grant(worker, index, row, new_lease_end());
+    job.live = fleet.grant(worker, index, row, new_lease_end(), job.memory_bytes);
     job.last_worker = worker;
     equal[job.group].live = index;
   }
@@ -279,6 +279,8 @@ std::optional<WorkerInfo> Core::worker(const std::string& worker_id) const {
   info.draining = worker.draining;
   info.numerics = worker.numerics;
   info.slots = worker.slots;
+  info.shared_cores = worker.shared_cores;
+  info.free_cores = worker.free_cores();
   for (const auto& [dataset, copy] : worker.datasets) {
     info.datasets.push_back({jobs.datasets[dataset], jobs.copies[copy]});
   }

@@ -105,7 +105,7 @@ struct SlotInfo {
   std::string device;  // "cpu", "cuda:0"
   std::string device_name;
   std::uint64_t memory_bytes = 0;
-  std::uint32_t threads = 0;
+  std::uint32_t threads = 0;  // Of its trainer; in a slot that shares cores, the fewest.
 };
 struct DatasetInfo {
   std::string name;
@@ -121,6 +121,9 @@ struct SessionOpened {
   std::vector<DatasetInfo> datasets;
   std::vector<AttemptKey> held;
   std::int64_t term_seen = 0;
+  // Cores of the worker's CPU that its slots share, with its memory: each offer is granted some of
+  // those that are free. 0: every slot has its own threads.
+  std::uint32_t shared_cores = 0;
 };
 struct SessionClosed {
   SessionId session{};
@@ -214,6 +217,7 @@ struct Welcome {
 struct Offer {
   AttemptKey key;
   std::uint32_t slot = 0;
+  std::uint32_t threads = 0;  // The slot's own, or cores granted out of the shared ones.
   std::vector<std::pair<InputRole, Digest>> inputs;
   std::optional<Digest> resume;
   Digest dataset;
@@ -256,6 +260,8 @@ struct WorkerInfo {
   bool draining = false;
   std::uint32_t numerics = 0;
   std::vector<SlotInfo> slots;
+  std::uint32_t shared_cores = 0;
+  std::uint32_t free_cores = 0;  // Of the shared ones.
   std::vector<DatasetInfo> datasets;
   std::vector<AttemptKey> attempts;  // Live ones it is believed to hold.
   std::int64_t last_seen_ms = 0;
@@ -303,13 +309,26 @@ struct WorkerDoesNotFit {
 struct QueuedBehind {  // Slots that fit exist and are busy; so many ready jobs come first.
   std::size_t jobs = 0;
 };
+// Follows QueuedBehind: who has the cores of a worker that fits.
+struct CoresTaken {
+  std::string worker;
+  std::uint32_t shared_cores = 0;
+  std::vector<std::pair<JobId, std::uint32_t>> grants;  // By job, with its cores.
+};
+// How wide an attempt runs.
+struct Width {
+  std::uint32_t threads = 0;
+  std::uint32_t shared_cores = 0;  // Of its worker; 0: the slot decides, not the scheduler.
+};
 struct IsOffered {
   std::string worker;
   std::uint32_t attempt = 0;
+  Width width;
 };
 struct IsRunning {
   std::string worker;
   std::uint32_t attempt = 0;
+  Width width;
   bool connected = true;  // False: the worker is away, its lease runs.
   std::chrono::milliseconds lease_remaining{};
 };
@@ -320,8 +339,8 @@ struct HasEnded {  // Succeeded, failed or cancelled; row() has the rest.
   std::optional<JobId> cached_from;
 };
 using Reason = std::variant<WaitsForParent, WaitsForCandidates, WaitsForEqualJob, WaitsForRetry,
-                            NoWorkerConnected, WorkerDoesNotFit, QueuedBehind, IsOffered, IsRunning,
-                            IsSkipped, HasEnded>;
+                            NoWorkerConnected, WorkerDoesNotFit, QueuedBehind, CoresTaken,
+                            IsOffered, IsRunning, IsSkipped, HasEnded>;
 
 class Core {
  public:

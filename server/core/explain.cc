@@ -7,6 +7,9 @@
 namespace bitrung::core {
 namespace {
 
+// Whose cores are taken is said of so many workers.
+constexpr std::size_t kWorkersExplained = 3;
+
 std::uint64_t largest_slot_bytes(const Worker& worker) {
   std::uint64_t bytes = 0;
   for (const SlotInfo& slot : worker.slots) {
@@ -124,9 +127,6 @@ std::vector<Reason> Core::State::explain_ready(JobIndex index, Now at) const {
   std::vector<WorkerIndex> connected;
   for (WorkerIndex worker = 0; worker < fleet.size(); ++worker) {
     if (!fleet[worker].connected) continue;
-    if (fits_when_free(fleet[worker], requirement)) {
-      return {QueuedBehind{scheduler.jobs_before(jobs, fleet, index)}};
-    }
     connected.push_back(worker);
   }
   if (connected.empty()) {
@@ -135,6 +135,17 @@ std::vector<Reason> Core::State::explain_ready(JobIndex index, Now at) const {
   std::ranges::sort(connected, [&](WorkerIndex a, WorkerIndex b) {
     return std::tie(fleet[a].name, fleet[a].id) < std::tie(fleet[b].name, fleet[b].id);
   });
+  const auto fits = [&](WorkerIndex worker) { return fits_when_free(fleet[worker], requirement); };
+  if (std::ranges::any_of(connected, fits)) {
+    std::vector<Reason> reasons = {QueuedBehind{scheduler.jobs_before(jobs, fleet, index)}};
+    for (const WorkerIndex worker : connected) {
+      if (reasons.size() > kWorkersExplained) break;
+      if (fits(worker) && fleet[worker].shared_cores > 0) {
+        reasons.push_back(cores_taken(fleet[worker]));
+      }
+    }
+    return reasons;
+  }
   std::vector<Reason> reasons;
   for (const WorkerIndex worker : connected) {
     reasons.push_back(misfit(jobs, fleet[worker], requirement));
@@ -142,13 +153,25 @@ std::vector<Reason> Core::State::explain_ready(JobIndex index, Now at) const {
   return reasons;
 }
 
+CoresTaken Core::State::cores_taken(const Worker& worker) const {
+  CoresTaken taken{worker.name, worker.shared_cores, {}};
+  for (const LiveIndex live : worker.occupant) {
+    if (live == kNone) continue;
+    taken.grants.emplace_back(jobs.id(fleet.live(live).job), fleet.live(live).row.threads);
+  }
+  std::ranges::sort(taken.grants);
+  return taken;
+}
+
 Reason Core::State::explain_live(JobIndex index, Now at) const {
   const LiveAttempt& live = fleet.live(jobs[index].live);
   const Worker& worker = fleet[live.worker];
+  // An absent worker is asked when it comes back how many cores it has.
+  const Width width{live.row.threads, worker.connected ? worker.shared_cores : 0};
   if (jobs[index].state == JobState::kOffered) {
-    return IsOffered{worker.name, jobs[index].attempt};
+    return IsOffered{worker.name, jobs[index].attempt, width};
   }
-  return IsRunning{worker.name, jobs[index].attempt, worker.connected,
+  return IsRunning{worker.name, jobs[index].attempt, width, worker.connected,
                    std::max(live.lease_end - at.monotonic, std::chrono::milliseconds{0})};
 }
 

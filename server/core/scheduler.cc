@@ -124,7 +124,7 @@ std::optional<Placement> Scheduler::place(const JobTable& jobs, const Fleet& fle
   bool best_is_warm = false;
   for (const WorkerIndex index : workers) {
     const Worker& worker = fleet[index];
-    if (worker.free_slots == 0 || !fits_but_for_slot(worker, requirement)) continue;
+    if (worker.room() == 0 || !fits_but_for_slot(worker, requirement)) continue;
     const std::uint32_t slot = worker.closest_free_slot(requirement.memory_bytes);
     if (slot == kNone) continue;
     const bool warm = is_warm(jobs, job, index);
@@ -132,14 +132,53 @@ std::optional<Placement> Scheduler::place(const JobTable& jobs, const Fleet& fle
       // Positions in the table differ after a restart, so they must not decide; the id settles
       // equal names.
       const Worker& other = fleet[best->worker];
-      const bool is_better = std::tie(best_is_warm, other.free_slots, worker.name, worker.id) <
-                             std::tie(warm, worker.free_slots, other.name, other.id);
+      const std::uint32_t room = worker.room();
+      const std::uint32_t other_room = other.room();
+      const bool is_better = std::tie(best_is_warm, other_room, worker.name, worker.id) <
+                             std::tie(warm, room, other.name, other.id);
       if (!is_better) continue;
     }
-    best = Placement{job, index, slot};
+    best = Placement{job, index, slot, worker.slots[slot].threads};
     best_is_warm = warm;
   }
+  if (best.has_value() && fleet[best->worker].shared_cores > 0) {
+    best->threads = cores_for(jobs, fleet, requirement, fleet[best->worker]);
+  }
   return best;
+}
+
+std::uint32_t Scheduler::cores_for(const JobTable& jobs, const Fleet& fleet,
+                                   const Requirement& requirement, const Worker& worker) const {
+  const std::uint32_t free = worker.free_cores();
+  BITRUNG_CHECK(free > 0);
+  if (free == 1) return 1;
+  std::uint32_t room = 0;  // Of all workers that the job could go to.
+  for (const WorkerIndex other : fleet.available()) {
+    if (fits_but_for_slot(fleet[other], requirement)) room += fleet[other].room();
+  }
+  const std::uint32_t waiting = jobs_waiting_for(jobs, worker, room);
+  if (waiting >= room) return 1;
+  // This worker's part of the jobs, by its part of the room, divides its cores; but a core must
+  // remain for each of the others.
+  const auto part = static_cast<std::uint32_t>(std::uint64_t{waiting} * worker.room() / room);
+  const std::uint32_t jobs_here = std::max(part, 1U);
+  return std::min((free + jobs_here - 1) / jobs_here, free + room - worker.room() - (waiting - 1));
+}
+
+std::uint32_t Scheduler::jobs_waiting_for(const JobTable& jobs, const Worker& worker,
+                                          std::uint32_t most) const {
+  std::uint32_t count = 0;
+  std::set<std::uint32_t> groups;
+  for (const First& first : firsts_) {
+    const ReadyClass& ready = classes_[first.class_number];
+    if (!fits_when_free(worker, ready.requirement)) continue;
+    for (const Key& key : ready.jobs) {
+      if (count == most) return count;
+      const std::uint32_t group = jobs[key.job].group;
+      if (group == kNone || groups.insert(group).second) ++count;
+    }
+  }
+  return count;
 }
 
 std::size_t Scheduler::jobs_before(const JobTable& jobs, const Fleet& fleet, JobIndex job) const {

@@ -9,6 +9,12 @@
 // Order: priority, then the longest remaining chain (the critical path of a study is a ladder, so
 // its upper rungs must not wait behind short jobs), then the number, which rises with the
 // experiment's.
+//
+// Where the slots of a worker share its cores, a placement says how many the job gets. Small
+// networks gain little from a second thread, so two jobs with one core each end sooner than one
+// after the other with two: each gets one as long as there are at least as many jobs as free cores.
+// Fewer jobs divide the free cores among them, the first in the order getting the larger part, and
+// a lone one gets all. What is granted stays until the attempt ends.
 #pragma once
 
 #include <cstddef>
@@ -44,6 +50,7 @@ struct Placement {
   JobIndex job = kNone;
   WorkerIndex worker = kNone;
   std::uint32_t slot = 0;
+  std::uint32_t threads = 0;  // The slot's, or shared cores; at least 1 of those.
 };
 
 class Scheduler {
@@ -89,6 +96,12 @@ class Scheduler {
   std::optional<Placement> place(const JobTable& jobs, const Fleet& fleet, JobIndex job,
                                  const Requirement& requirement,
                                  std::span<const WorkerIndex> workers) const;
+  // Shared cores of the worker for a queued job that requires this, 1 to those that are free.
+  std::uint32_t cores_for(const JobTable& jobs, const Fleet& fleet, const Requirement& requirement,
+                          const Worker& worker) const;
+  // Queued jobs that the worker could train, of equal ones one, counted up to `most`.
+  std::uint32_t jobs_waiting_for(const JobTable& jobs, const Worker& worker,
+                                 std::uint32_t most) const;
 
   std::vector<ReadyClass> classes_;
   std::map<Requirement, std::uint32_t> class_numbers_;

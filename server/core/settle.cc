@@ -87,14 +87,16 @@ void Core::State::offer(const Placement& placement) {
   row.worker_name = worker.name;
   row.slot = placement.slot;
   row.device = slot.device;
-  row.threads = slot.threads;
+  row.threads = placement.threads;
   row.offered_at_ms = now.wall_ms;
   effects.push_back(SaveAttempt{row});
-  job.live = fleet.grant(placement.worker, index, std::move(row), new_lease_end());
+  job.live =
+      fleet.grant(placement.worker, index, std::move(row), new_lease_end(), job.memory_bytes);
 
   Offer offer;
   offer.key = key_of(index);
   offer.slot = placement.slot;
+  offer.threads = placement.threads;
   offer.resume = std::as_const(jobs).rare(index).resume;
   offer.dataset = jobs.copies[jobs.pin_of(job).copy];
   offer.inputs = input_artifacts(index);

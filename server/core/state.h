@@ -110,6 +110,7 @@ struct Core::State {
   std::optional<WaitsForCandidates> explain_choice(std::span<const Input> candidates) const;
   std::vector<Reason> explain_ready(JobIndex job, Now at) const;
   Reason explain_live(JobIndex job, Now at) const;
+  CoresTaken cores_taken(const Worker& worker) const;
   // The failed or cancelled ancestor of a skipped job.
   JobIndex ended_ancestor(JobIndex job) const;
 

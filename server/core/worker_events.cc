@@ -48,7 +48,7 @@ void Core::State::on(const SessionOpened& event) {
   }
 
   fleet.open(index, {event.session, event.name, event.version, event.numerics, event.slots,
-                     known_copies(event.datasets)});
+                     known_copies(event.datasets), event.shared_cores});
   fleet.set_last_seen(index, now.wall_ms);
   save_worker(index);
   scheduler.worker_changed(index);

@@ -15,6 +15,8 @@ std::uint32_t Worker::copy_of(std::uint32_t dataset) const {
 }
 
 std::uint32_t Worker::closest_free_slot(std::uint64_t memory_bytes) const {
+  // Slots that share cores share one device: each names all of its memory.
+  if (shared_cores > 0) memory_bytes += memory_taken;
   const auto slot = free_by_memory.lower_bound({memory_bytes, 0});
   return slot == free_by_memory.end() ? kNone : slot->second;
 }
@@ -61,32 +63,40 @@ void Fleet::open(WorkerIndex index, Introduction introduction) {
   worker.slots = std::move(introduction.slots);
   worker.datasets = std::move(introduction.datasets);
 
+  worker.shared_cores = introduction.shared_cores;
+  worker.cores_taken = 0;
+  worker.memory_taken = 0;
   worker.occupant.assign(worker.slots.size(), kNone);
-  for (const LiveIndex live : worker.live) {
-    const std::uint32_t slot = live_[live].row.slot;
-    if (slot < worker.occupant.size()) {
-      BITRUNG_CHECK(worker.occupant[slot] == kNone);
-      worker.occupant[slot] = live;
-    }
-  }
   worker.free_by_memory.clear();
   for (std::uint32_t slot = 0; slot < worker.slots.size(); ++slot) {
-    if (worker.occupant[slot] == kNone)
-      worker.free_by_memory.emplace(worker.slots[slot].memory_bytes, slot);
+    worker.free_by_memory.emplace(worker.slots[slot].memory_bytes, slot);
   }
   worker.free_slots = static_cast<std::uint32_t>(worker.free_by_memory.size());
+  for (const LiveIndex live : worker.live) {
+    const std::uint32_t slot = live_[live].row.slot;
+    if (slot < worker.occupant.size()) occupy(worker, slot, live);
+  }
   enter(index);
 }
 
-void Fleet::set_occupant(Worker& worker, std::uint32_t slot, LiveIndex live) {
+void Fleet::occupy(Worker& worker, std::uint32_t slot, LiveIndex live) {
+  BITRUNG_CHECK(worker.occupant[slot] == kNone);
+  BITRUNG_CHECK(worker.free_by_memory.erase({worker.slots[slot].memory_bytes, slot}) == 1);
   worker.occupant[slot] = live;
-  const std::pair<std::uint64_t, std::uint32_t> key{worker.slots[slot].memory_bytes, slot};
-  if (live == kNone) {
-    BITRUNG_CHECK(worker.free_by_memory.insert(key).second);
-  } else {
-    BITRUNG_CHECK(worker.free_by_memory.erase(key) == 1);
-  }
-  worker.free_slots = static_cast<std::uint32_t>(worker.free_by_memory.size());
+  --worker.free_slots;
+  worker.cores_taken += live_[live].row.threads;
+  worker.memory_taken += live_[live].memory_bytes;
+}
+
+void Fleet::vacate(Worker& worker, std::uint32_t slot) {
+  const LiveAttempt& attempt = live_[worker.occupant[slot]];
+  BITRUNG_CHECK(worker.cores_taken >= attempt.row.threads);
+  BITRUNG_CHECK(worker.memory_taken >= attempt.memory_bytes);
+  worker.cores_taken -= attempt.row.threads;
+  worker.memory_taken -= attempt.memory_bytes;
+  worker.occupant[slot] = kNone;
+  ++worker.free_slots;
+  BITRUNG_CHECK(worker.free_by_memory.emplace(worker.slots[slot].memory_bytes, slot).second);
 }
 
 void Fleet::close(WorkerIndex index) {
@@ -127,7 +137,7 @@ std::uint32_t Fleet::agreed_copy(std::uint32_t dataset) const {
 }
 
 LiveIndex Fleet::grant(WorkerIndex index, JobIndex job, db::AttemptRow row,
-                       std::chrono::milliseconds lease_end) {
+                       std::chrono::milliseconds lease_end, std::uint64_t memory_bytes) {
   LiveIndex live = static_cast<LiveIndex>(live_.size());
   if (live_unused_.empty()) {
     live_.emplace_back();
@@ -136,14 +146,15 @@ LiveIndex Fleet::grant(WorkerIndex index, JobIndex job, db::AttemptRow row,
     live_unused_.pop_back();
   }
   Worker& worker = workers_[index];
-  if (row.slot < worker.occupant.size()) {
-    BITRUNG_CHECK(worker.occupant[row.slot] == kNone);
-    set_occupant(worker, row.slot, live);
-    update_available(index);
-  }
   worker.live.push_back(live);
   leases_.emplace(lease_end, live);
-  live_[live] = {std::move(row), job, index, lease_end};
+  live_[live] = {std::move(row), job, index, lease_end, memory_bytes};
+  const std::uint32_t slot = live_[live].row.slot;
+  if (slot < worker.occupant.size()) {
+    BITRUNG_CHECK(worker.shared_cores == 0 || live_[live].row.threads <= worker.free_cores());
+    occupy(worker, slot, live);
+    update_available(index);
+  }
   return live;
 }
 
@@ -161,7 +172,7 @@ db::AttemptRow Fleet::end(LiveIndex live) {
   BITRUNG_CHECK(std::erase(worker.live, live) == 1);
   const std::uint32_t slot = attempt.row.slot;
   if (slot < worker.occupant.size() && worker.occupant[slot] == live) {
-    set_occupant(worker, slot, kNone);
+    vacate(worker, slot);
     update_available(attempt.worker);
   }
   live_unused_.push_back(live);
@@ -186,7 +197,7 @@ void Fleet::enter(WorkerIndex index) {
 void Fleet::update_available(WorkerIndex index) {
   Worker& worker = workers_[index];
   const bool is_listed = worker.available_position != kNone;
-  const bool is_available = worker.takes_offers() && worker.free_slots > 0;
+  const bool is_available = worker.takes_offers() && worker.room() > 0;
   if (is_available && !is_listed) {
     worker.available_position = static_cast<std::uint32_t>(available_.size());
     available_.push_back(index);

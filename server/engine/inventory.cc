@@ -6,6 +6,7 @@ namespace bitrung::engine {
 
 std::string inventory_json(const core::WorkerInfo& worker) {
   nlohmann::json inventory = {{"datasets", nlohmann::json::array()},
+                              {"shared_cores", worker.shared_cores},
                               {"slots", nlohmann::json::array()}};
   for (const core::DatasetInfo& dataset : worker.datasets) {
     inventory["datasets"].push_back({{"name", dataset.name}, {"sha256", dataset.sha256.hex()}});

@@ -7,7 +7,8 @@
 
 namespace bitrung::engine {
 
-// {"datasets":[{"name":…,"sha256":…}],"slots":[{"device":…,"device_name":…,"memory_bytes":…,"threads":…}]}
+// {"datasets":[{"name":…,"sha256":…}],"slots":[{"device":…,"device_name":…,"memory_bytes":…,"threads":…}],
+//  "shared_cores":…}
 std::string inventory_json(const core::WorkerInfo& worker);
 
 }  // namespace bitrung::engine

@@ -130,6 +130,8 @@ void to_proto(const core::WorkerInfo& info, v1::Worker& worker) {
   worker.set_draining(info.draining);
   worker.set_last_seen_ms(info.last_seen_ms);
   worker.set_version(info.version);
+  worker.set_shared_cores(info.shared_cores);
+  worker.set_free_cores(info.free_cores);
   std::uint32_t index = 0;
   for (const core::SlotInfo& slot : info.slots) {
     v1::Slot& out = *worker.add_slots();

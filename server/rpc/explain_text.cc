@@ -7,9 +7,13 @@
 
 #include "db/base/status.h"
 #include "server/rpc/planner.h"
+#include "server/rpc/report.h"
 
 namespace bitrung::rpc {
 namespace {
+
+// Of the jobs that have a worker's cores.
+constexpr std::size_t kGrantsShown = 4;
 
 std::string seconds(std::chrono::milliseconds time) {
   return fmt::format("{:.0f} s", static_cast<double>(time.count()) / 1000);
@@ -30,6 +34,7 @@ class Explainer {
       lines_.push_back(std::move(line));
     }
     BITRUNG_RETURN_IF_ERROR(add_chosen_teachers());
+    BITRUNG_RETURN_IF_ERROR(add_computation());
     for (const std::string& advice : advice_) lines_.push_back(advice);
     if (!job_.state.error.empty() && job_.state.state != JobState::kFailed) {
       lines_.push_back(fmt::format("its last attempt ended as {}: {}",
@@ -109,12 +114,39 @@ class Explainer {
                             : fmt::format("{} ready job{} come{} first", reason.jobs,
                                           reason.jobs == 1 ? "" : "s", reason.jobs == 1 ? "s" : "");
   }
+  Line text(const core::CoresTaken& reason) {
+    std::vector<std::string> grants;
+    for (const auto& [job, cores] : reason.grants) {
+      if (grants.size() == kGrantsShown) {
+        grants.push_back(
+            fmt::format("{} more jobs the others", reason.grants.size() - kGrantsShown));
+        break;
+      }
+      BITRUNG_ASSIGN_OR_RETURN(const std::string name, display(job));
+      grants.push_back(fmt::format("{} has {}", name, cores));
+    }
+    return fmt::format("worker {} shares {} cores: {}", reason.worker, reason.shared_cores,
+                       fmt::join(grants, ", "));
+  }
+  // Why it has that many cores; nothing where the worker's slots decide.
+  static std::string text(const core::Width& width) {
+    if (width.shared_cores <= 1) return {};
+    if (width.threads >= width.shared_cores) {
+      return fmt::format(" with all its {} cores: no other job waited for them",
+                         width.shared_cores);
+    }
+    return fmt::format(
+        " with {} of its {} cores: those that were free were divided among the jobs that waited",
+        width.threads, width.shared_cores);
+  }
   Line text(const core::IsOffered& reason) {
-    return fmt::format("attempt {} is offered to worker {}", reason.attempt, reason.worker);
+    return fmt::format("attempt {} is offered to worker {}{}", reason.attempt, reason.worker,
+                       text(reason.width));
   }
   Line text(const core::IsRunning& reason) {
     if (reason.connected)
-      return fmt::format("attempt {} runs on worker {}", reason.attempt, reason.worker);
+      return fmt::format("attempt {} runs on worker {}{}", reason.attempt, reason.worker,
+                         text(reason.width));
     return fmt::format(
         "attempt {} ran on worker {}, which is away; it is given up in {} unless the worker comes "
         "back",
@@ -143,6 +175,17 @@ class Explainer {
                          job_.state.error);
     }
     return std::string(name(job_.state.state));
+  }
+
+  // What its result was computed with.
+  absl::Status add_computation() {
+    if (job_.state.state != JobState::kSucceeded) return absl::OkStatus();
+    BITRUNG_ASSIGN_OR_RETURN(const auto report, reader_.report(job_.spec.id));
+    if (!report) return absl::OkStatus();
+    if (std::string line = computation_text(*report); !line.empty()) {
+      lines_.push_back(std::move(line));
+    }
+    return absl::OkStatus();
   }
 
   // Which candidates were taken, and by what.

@@ -36,4 +36,22 @@ absl::StatusOr<std::string> checked_report(std::string_view text) {
   return report.dump();
 }
 
+std::string computation_text(std::string_view report_json) {
+  const json report = json::parse(report_json, nullptr, /*allow_exceptions=*/false);
+  if (!report.is_object()) return {};
+  const auto text_at = [&report](const char* key) {
+    const auto found = report.find(key);
+    return found != report.end() && found->is_string() ? found->get<std::string>() : std::string();
+  };
+  const std::string backend = text_at("backend");
+  if (backend.empty()) return {};
+  std::string line = "computed by " + backend;
+  if (const auto threads = report.find("threads");
+      threads != report.end() && threads->is_number_unsigned()) {
+    line += fmt::format(" on {} thread{}", threads->get<std::uint64_t>(), *threads == 1 ? "" : "s");
+  }
+  const std::string reason = text_at("backend_reason");
+  return reason.empty() ? line : fmt::format("{}, not by the fused loops: {}", line, reason);
+}
+
 }  // namespace bitrung::rpc

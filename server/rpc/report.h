@@ -18,4 +18,8 @@ inline constexpr int kReportDepthMax = 64;
 // what is wrong with any other.
 absl::StatusOr<std::string> checked_report(std::string_view text);
 
+// "computed by fused avx512-vnni on 2 threads", and why not by the fused loops if it was not; empty
+// for a report that does not say.
+std::string computation_text(std::string_view report_json);
+
 }  // namespace bitrung::rpc

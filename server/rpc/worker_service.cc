@@ -73,6 +73,12 @@ absl::StatusOr<core::SessionOpened> from_proto(const v1::Hello& hello, SessionId
   for (const v1::Slot& slot : hello.slots()) {
     event.slots.push_back({slot.device(), slot.device_name(), slot.memory_bytes(), slot.threads()});
   }
+  if (hello.shared_cores() != 0 && std::cmp_not_equal(hello.shared_cores(), hello.slots_size())) {
+    return absl::InvalidArgumentError(
+        fmt::format("worker {} shares {} cores among {} slots; it must have a slot for each core",
+                    hello.name(), hello.shared_cores(), hello.slots_size()));
+  }
+  event.shared_cores = hello.shared_cores();
   BITRUNG_ASSIGN_OR_RETURN(event.datasets, from_proto(hello.datasets()));
   for (const v1::AttemptKey& key : hello.attempts()) event.held.push_back(from_proto(key));
   event.term_seen = hello.term_seen();
@@ -127,6 +133,7 @@ void to_proto(const core::Welcome& welcome, const Context& context, v1::Welcome&
 void to_proto(const engine::FullOffer& full, v1::Offer& out) {
   to_proto(full.offer.key, *out.mutable_key());
   out.set_slot(full.offer.slot);
+  out.set_threads(full.offer.threads);
   out.set_display_name(full.display_name);
   out.set_spec_json(full.spec_json);
   for (const auto& [role, digest] : full.offer.inputs) {

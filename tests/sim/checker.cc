@@ -53,6 +53,7 @@ void Checker::heard(const core::Event& event, std::chrono::milliseconds now) {
     session_changed_ = true;
     speakers_[number(opened->session)] = opened->worker_id;
     current_[opened->worker_id] = opened->session;
+    shared_cores_[opened->worker_id] = opened->shared_cores;
     std::vector<AttemptId>& held = opened_[opened->worker_id].emplace_back();
     for (const core::AttemptKey& key : opened->held) {
       held.push_back(id_of(key));
@@ -154,6 +155,7 @@ void Checker::check_attempt(AttemptId id, const std::optional<db::AttemptRow>& b
           fail("I5", fmt::format("{} and {} have the same slot", text(id), text(other)));
         }
       }
+      check_cores(row.worker_id);
     }
   }
   if (is_live(row.state)) {
@@ -176,6 +178,21 @@ void Checker::check_attempt(AttemptId id, const std::optional<db::AttemptRow>& b
     }
   }
   heard_.erase(id);
+}
+
+void Checker::check_cores(const std::string& worker_id) {
+  const std::uint32_t cores = shared_cores_[worker_id];
+  if (cores == 0) return;
+  std::uint32_t granted = 0;
+  for (const auto& [id, attempt] : disk_.tables().attempts) {
+    if (!is_live(attempt.row.state) || attempt.row.worker_id != worker_id) continue;
+    granted += attempt.row.threads;
+    if (attempt.row.threads == 0) fail("I5", fmt::format("{} has no core", text(id)));
+  }
+  if (granted > cores) {
+    fail("I5",
+         fmt::format("{} cores of worker {} are granted, it has {}", granted, worker_id, cores));
+  }
 }
 
 void Checker::check_job(JobId id, const std::optional<db::JobStateRow>& before) {
@@ -295,7 +312,7 @@ void Checker::check_offer(SessionId session, const core::Offer& offer) {
   const AttemptId id = id_of(offer.key);
   const Tables::Attempt* attempt = tables.attempt(id);
   if (attempt == nullptr || attempt->row.worker_id != speakers_[number(session)] ||
-      attempt->row.slot != offer.slot) {
+      attempt->row.slot != offer.slot || attempt->row.threads != offer.threads) {
     fail("I4", fmt::format("{} was offered and is not stored so", text(id)));
     return;
   }
@@ -380,7 +397,20 @@ void Checker::trains(const agent::SendTrain& train, bool offer_is_durable, Micro
       fail("I6", fmt::format("{} trains without one of its inputs", text(id)));
     }
   }
-  training_[id] = {attempt->row.worker_id, now, std::nullopt};
+  const std::string& worker_id = attempt->row.worker_id;
+  const std::uint32_t shared_cores = shared_cores_[worker_id];
+  if (train.cores.size() != (shared_cores > 0 ? attempt->row.threads : 0)) {
+    fail("I5", fmt::format("{} trains on {} cores and was granted {}", text(id), train.cores.size(),
+                           attempt->row.threads));
+  }
+  for (const std::uint32_t core : train.cores) {
+    for (const auto& [other, training] : training_) {
+      if (training.worker_id == worker_id && std::ranges::count(training.cores, core) > 0) {
+        fail("I5", fmt::format("{} and {} train on the same core", text(id), text(other)));
+      }
+    }
+  }
+  training_[id] = {worker_id, now, std::nullopt, train.cores};
 }
 
 void Checker::training_ended(AttemptId id, Micros now) {

@@ -9,7 +9,8 @@
 //       stops training
 //   I5  the server gives an attempt up only when its lease and the margin have passed since it last
 //       heard of it, by its own clock, or when its worker comes back without it; an attempt is
-//       trained at most once; a slot has one attempt. That two attempts of a job never train at
+//       trained at most once; a slot has one attempt, and a core that slots share is granted, and
+//       trained on, once. That two attempts of a job never train at
 //       once is not checked: a worker trains on while the server is away, by design. How long that
 //       lasted is counted.
 //   I6  an offer carries exactly the artifacts of the parents' winners, and a training has them
@@ -100,6 +101,7 @@ class Checker {
     std::string worker_id;
     Micros since = 0;
     std::optional<Micros> must_end_by;
+    std::vector<std::uint32_t> cores;
   };
   struct StaleStatement {
     SessionId session{};
@@ -110,6 +112,7 @@ class Checker {
   void check_job(JobId id, const std::optional<db::JobStateRow>& before);
   void check_attempt(AttemptId id, const std::optional<db::AttemptRow>& before,
                      std::chrono::milliseconds now);
+  void check_cores(const std::string& worker_id);
   void check_prefix(AttemptId id, bool whole);
   void check_offer(SessionId session, const core::Offer& offer);
   bool is_live_now(AttemptId id) const;
@@ -118,8 +121,9 @@ class Checker {
   std::optional<std::string> broken_;
 
   core::Settings settings_;
-  std::map<std::int64_t, std::string> speakers_;  // By session: the worker.
-  std::map<std::string, SessionId> current_;      // By worker.
+  std::map<std::int64_t, std::string> speakers_;       // By session: the worker.
+  std::map<std::string, SessionId> current_;           // By worker.
+  std::map<std::string, std::uint32_t> shared_cores_;  // By worker that has connected.
   std::map<AttemptId, std::chrono::milliseconds> heard_;
   std::set<AttemptId> may_be_lost_;
   std::map<std::string, std::vector<std::vector<AttemptId>>> opened_;  // In this turn.

@@ -25,6 +25,7 @@ struct LinesStatement {
 struct Hello {
   std::string worker_id;
   std::uint32_t slots = 0;
+  std::uint32_t shared_cores = 0;
   agent::OpenSession open;
 };
 using Statement = std::variant<Hello, agent::SendHeartbeat, agent::SendStarted, PointsStatement,

@@ -10,8 +10,11 @@ namespace {
 constexpr Micros kRetransmit = 200 * kMilli;
 constexpr int kRetransmitsMax = 8;
 
+// Data sets are what a worker has now, not what has happened: an older list that overtakes the
+// newest one, as no stream lets it, would stand for ever.
 bool may_repeat(const Statement& statement) {
-  return !std::holds_alternative<Hello>(statement);
+  return !std::holds_alternative<Hello>(statement) &&
+         !std::holds_alternative<agent::SendDatasets>(statement);
 }
 
 bool may_repeat(const engine::ToWorker& message) {

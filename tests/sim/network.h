@@ -6,8 +6,8 @@
 // never arrived, and statements that were handled but whose reply was not heard. Each end learns of
 // the break at its own time, or not at all until it gives up waiting. Statements that may be
 // repeated are repeated, later and out of order, as the worker would after a reconnect; a second
-// Hello in a stream, a repeated Welcome and a repeated Offer cannot happen and do not.
-// A call is lost, repeated and overtaken freely.
+// Hello in a stream, a repeated Welcome, a repeated Offer and an older list of data sets after a
+// newer one cannot happen and do not. A call is lost, repeated and overtaken freely.
 #pragma once
 
 #include <array>

@@ -234,6 +234,7 @@ void ServerHost::receive(Connection& connection, const Statement& statement) {
     for (std::uint32_t slot = 0; slot < hello->slots; ++slot) {
       opened.slots.push_back({"cpu", "cpu", 16, 1});
     }
+    opened.shared_cores = hello->shared_cores;
     for (const agent::DatasetEntry& dataset : hello->open.datasets) {
       opened.datasets.push_back({dataset.name, dataset.sha256});
     }

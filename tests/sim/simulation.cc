@@ -60,8 +60,10 @@ Simulation::Simulation(const Options& options)
   server_ = std::make_unique<ServerHost>(*this, clock());
   const std::size_t workers = 1 + random_.below(5);
   for (std::size_t i = 0; i < workers; ++i) {
+    const bool shares_cores = random_.one_in(2);
     workers_.push_back(std::make_unique<WorkerHost>(
-        *this, i, static_cast<std::uint32_t>(1 + random_.below(3)), clock()));
+        *this, i, static_cast<std::uint32_t>(1 + random_.below(shares_cores ? 5 : 3)), shares_cores,
+        clock()));
   }
   client_ = std::make_unique<Client>(*this);
 }

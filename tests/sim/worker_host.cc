@@ -42,10 +42,12 @@ enum Failure : std::size_t {
 
 }  // namespace
 
-WorkerHost::WorkerHost(Simulation& sim, std::size_t index, std::uint32_t slots, HostClock clock)
+WorkerHost::WorkerHost(Simulation& sim, std::size_t index, std::uint32_t slots, bool shares_cores,
+                       HostClock clock)
     : sim_(sim),
       index_(index),
       slots_(slots),
+      shared_cores_(shares_cores ? slots : 0),
       clock_(clock),
       id_(fmt::format("w{}", index)),
       standstill_(sim.loop()) {
@@ -87,6 +89,8 @@ void WorkerHost::start() {
   sim_.note("worker starts", static_cast<std::int64_t>(index_));
   agent::CoreOptions options;
   options.slots = slots_;
+  options.shared_cores = shared_cores_;
+  options.warm_slots_max = 2;
   options.silence_timeout = sim_.silence_timeout;
   options.random = [this] { return static_cast<double>(sim_.random().below(1'000)) / 1'000.0; };
   core_ = std::make_unique<agent::Core>(std::move(options));
@@ -239,7 +243,7 @@ void WorkerHost::perform(const agent::OpenSession& action) {
     // Refused, or not even that.
     return sim_.network().break_off(*connection_, "server is down");
   }
-  say(Hello{id_, slots_, action});
+  say(Hello{id_, slots_, shared_cores_, action});
 }
 
 void WorkerHost::perform(const agent::CloseSession&) {
@@ -325,6 +329,7 @@ void WorkerHost::receive(Connection& connection, const engine::ToWorker& message
             agent::Offer& offer = event.offer;
             offer.key = to_agent(full.offer.key);
             offer.slot = full.offer.slot;
+            offer.threads = full.offer.threads;
             offer.display_name = full.display_name;
             offer.spec_json = full.spec_json;
             offer.dataset = agent::dataset_of(full.spec_json);

@@ -33,7 +33,9 @@ class Simulation;
 
 class WorkerHost {
  public:
-  WorkerHost(Simulation& sim, std::size_t index, std::uint32_t slots, HostClock clock);
+  // The slots share a core for each of them, or have their own.
+  WorkerHost(Simulation& sim, std::size_t index, std::uint32_t slots, bool shares_cores,
+             HostClock clock);
   ~WorkerHost();
 
   void start();
@@ -133,6 +135,7 @@ class WorkerHost {
   Simulation& sim_;
   const std::size_t index_;
   const std::uint32_t slots_;
+  const std::uint32_t shared_cores_;
   const HostClock clock_;
   std::string id_;
   std::vector<agent::DatasetEntry> own_datasets_;

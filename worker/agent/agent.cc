@@ -41,7 +41,8 @@ absl::StatusOr<Digest> put_no_op_model(const StateDirectory& state, db::Artifact
 
 CoreOptions core_options(const AgentOptions& options) {
   CoreOptions core;
-  core.slots = static_cast<std::uint32_t>(options.slots.size());
+  core.slots = static_cast<std::uint32_t>(options.layout.slots.size());
+  core.shared_cores = options.layout.shared_cores;
   core.silence_timeout = options.silence_timeout;
   core.random = [engine = std::minstd_rand(std::random_device{}())]() mutable {
     return std::uniform_real_distribution<double>(0.0, 1.0)(engine);
@@ -104,7 +105,7 @@ Agent::Agent(asio::io_context& io, const StateDirectory& state, AgentOptions opt
       options_(std::move(options)),
       layout_{state.path()},
       identity_{state.worker_id(), options_.name, options_.version, options_.numerics,
-                options_.slots},
+                options_.layout},
       cache_(std::move(cache)),
       core_(core_options(options_)),
       recovered_(std::move(recovered)),
@@ -113,7 +114,7 @@ Agent::Agent(asio::io_context& io, const StateDirectory& state, AgentOptions opt
       transfers_(make_channel(options_.server, options_.credentials, false), cache_),
       journal_(std::move(journal)),
       spools_(std::move(spools)),
-      trainers_(options_.slots.size()),
+      trainers_(options_.layout.slots.size()),
       datasets_(options_.data_directories, state.path() / "datasets.json", options_.locate),
       wake_up_(io),
       sync_timer_(io),
@@ -563,10 +564,11 @@ void Agent::do_nothing(const Offer& offer) {
 
 void Agent::perform(const StartTrainer& action) {
   if (options_.no_op) return step(TrainerReady{action.slot});
-  const Slot& slot = options_.slots[action.slot];
+  const Slot& slot = options_.layout.slots[action.slot];
   const TrainerLaunch launch{
       options_.trainer,
-      {"--device", slot.device.device, "--threads", std::to_string(slot.threads)},
+      {"--device", slot.device.device, "--threads", std::to_string(slot.threads), "--cache-dir",
+       (state_.path() / "datasets").string()},
       slot.cores};
   const std::uint32_t number = action.slot;
   TrainerProcess::Handlers handlers{
@@ -609,8 +611,20 @@ void Agent::perform(const KillTrainer& action) {
 void Agent::perform(const SendTrain& action) {
   if (options_.no_op) return do_nothing(action.offer);
   if (!trainers_[action.slot]) return;
-  trainers_[action.slot]->write(train_command(action.offer, layout_.work(action.offer.key).string(),
-                                              action.data_dir, action.paths));
+  TrainerProcess& trainer = *trainers_[action.slot];
+  if (!action.cores.empty() && !options_.layout.core_numbers.empty()) {
+    std::vector<int> cores;
+    for (const std::uint32_t core : action.cores) {
+      cores.push_back(options_.layout.core_numbers[core]);
+    }
+    // It is slower elsewhere, not wrong.
+    if (const absl::Status bound = trainer.bind(cores); !bound.ok()) {
+      spdlog::warn("the trainer of slot {} is not bound to cores {}: {}", action.slot,
+                   fmt::join(cores, ","), message(bound));
+    }
+  }
+  trainer.write(train_command(action.offer, layout_.work(action.offer.key).string(),
+                              action.data_dir, action.paths));
 }
 
 void Agent::perform(const SendCancel& action) {

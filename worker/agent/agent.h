@@ -44,7 +44,7 @@ struct AgentOptions {
   std::string version;
   std::filesystem::path trainer;
   std::uint32_t numerics = 0;
-  std::vector<Slot> slots;
+  Layout layout;
   std::vector<std::filesystem::path> data_directories;
   LocateDataset locate;
   milliseconds silence_timeout = std::chrono::minutes(5);

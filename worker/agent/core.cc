@@ -39,7 +39,10 @@ Failed preempted(std::string message) {
 
 }  // namespace
 
-Core::Core(CoreOptions options) : options_(std::move(options)), slots_(options_.slots) {
+Core::Core(CoreOptions options)
+    : options_(std::move(options)),
+      slots_(options_.slots),
+      is_core_taken_(options_.shared_cores, false) {
   BITRUNG_CHECK(options_.slots >= 1);
 }
 
@@ -120,7 +123,8 @@ void Core::on(const Begin& event) {
                     kept.offer.display_name, describe(*kept.outcome)));
     if (recovered.resume && wants_resume_state(kept)) store_checkpoint(kept, *recovered.resume);
   }
-  for (std::uint32_t slot = 0; slot < slots_.size(); ++slot) {
+  const std::uint32_t warm = options_.shared_cores > 0 ? options_.warm_slots_max : options_.slots;
+  for (std::uint32_t slot = 0; slot < std::min(warm, options_.slots); ++slot) {
     // Warm before the first job comes.
     slots_[slot].trainer = Trainer::kStarting;
     slots_[slot].heard = now_;
@@ -256,13 +260,23 @@ void Core::on(const OfferReceived& event) {
   }
   for (const AttemptKey& key : slots_[offer.slot].attempts) {
     const Attempt& other = attempts_.at(key);
-    // One that is being stopped leaves soon; waiting for it is shorter than another round over the
-    // server.
-    const bool holds_slot =
-        other.stop == Stop::kNone && other.phase != Phase::kStoring && other.phase != Phase::kEnded;
-    if (holds_slot) {
+    if (holds_slot(other)) {
       return end(attempt, preempted(fmt::format("slot {} is busy with attempt {}", offer.slot,
                                                 to_string(key))));
+    }
+  }
+  if (options_.shared_cores > 0) {
+    // An older server does not say; it has a slot for each core.
+    if (attempt.offer.threads == 0) attempt.offer.threads = 1;
+    if (attempt.offer.threads > options_.shared_cores) {
+      return end(attempt, Failed{FailureClass::kDeviceFault,
+                                 fmt::format("the offer names {} threads, this worker has {} cores",
+                                             attempt.offer.threads, options_.shared_cores)});
+    }
+    if (const std::uint32_t held = cores_held();
+        held + attempt.offer.threads > options_.shared_cores) {
+      return end(attempt, preempted(fmt::format("{} of {} cores are busy, the offer names {}", held,
+                                                options_.shared_cores, attempt.offer.threads)));
     }
   }
   slots_[offer.slot].attempts.insert(offer.key);
@@ -271,7 +285,7 @@ void Core::on(const OfferReceived& event) {
   }
   log(LogLevel::kInfo, fmt::format("attempt {} ({}) offered for slot {}", to_string(offer.key),
                                    offer.display_name, offer.slot));
-  actions_.push_back(PersistOffer{offer});
+  actions_.push_back(PersistOffer{attempt.offer});
 }
 
 void Core::on(const OfferPersisted& event) {
@@ -382,13 +396,16 @@ void Core::start_next(std::uint32_t slot_number) {
                                     dataset->name, dataset->directory, dataset->sha256.hex(),
                                     attempt.offer.dataset_sha256->hex())});
     }
+    // What has them is being stopped: it leaves soon.
+    if (options_.shared_cores > 0 && !take_cores(slot, attempt.offer.threads)) return;
     slot.trainer = Trainer::kBusy;
     slot.running = key;
     slot.logs_to = key;
     slot.heard = now_;
     attempt.phase = Phase::kTraining;
     if (attempt.offer.timeout.count() > 0) attempt.timeout_at = now_ + attempt.offer.timeout;
-    actions_.push_back(SendTrain{slot_number, attempt.offer, dataset->directory, attempt.inputs});
+    actions_.push_back(
+        SendTrain{slot_number, attempt.offer, dataset->directory, attempt.inputs, slot.cores});
     return;
   }
 }
@@ -498,9 +515,50 @@ void Core::erase(const AttemptKey& key) {
   if (slot.logs_to == key && slot.running != key) slot.logs_to.reset();
 }
 
-void Core::release_slot(std::uint32_t slot) {
-  slots_[slot].running.reset();
-  if (slots_[slot].trainer == Trainer::kBusy) slots_[slot].trainer = Trainer::kIdle;
+bool Core::holds_slot(const Attempt& attempt) {
+  return attempt.stop == Stop::kNone && attempt.phase != Phase::kStoring &&
+         attempt.phase != Phase::kEnded;
+}
+
+std::uint32_t Core::cores_held() const {
+  std::uint32_t held = 0;
+  for (const SlotState& slot : slots_) {
+    for (const AttemptKey& key : slot.attempts) {
+      const Attempt& attempt = attempts_.at(key);
+      if (holds_slot(attempt)) held += attempt.offer.threads;
+    }
+  }
+  return held;
+}
+
+bool Core::take_cores(SlotState& slot, std::uint32_t count) {
+  BITRUNG_CHECK(slot.cores.empty());
+  for (std::uint32_t core = 0; core < is_core_taken_.size() && slot.cores.size() < count; ++core) {
+    if (!is_core_taken_[core]) slot.cores.push_back(core);
+  }
+  if (slot.cores.size() < count) {
+    slot.cores.clear();
+    return false;
+  }
+  for (const std::uint32_t core : slot.cores) {
+    is_core_taken_[core] = !BITRUNG_PLANTED(CORES_GIVEN_TWICE);
+  }
+  return true;
+}
+
+void Core::release_slot(std::uint32_t number) {
+  SlotState& slot = slots_[number];
+  slot.running.reset();
+  if (slot.trainer == Trainer::kBusy) slot.trainer = Trainer::kIdle;
+  for (const std::uint32_t core : std::exchange(slot.cores, {})) is_core_taken_[core] = false;
+}
+
+void Core::start_waiting(std::uint32_t number) {
+  start_next(number);
+  if (options_.shared_cores == 0) return;
+  for (std::uint32_t slot = 0; slot < slots_.size(); ++slot) {
+    if (slot != number) start_next(slot);
+  }
 }
 
 // ---- Results of actions ----
@@ -653,7 +711,7 @@ void Core::on(const TrainerExited& event) {
   if (slot.running) {
     Attempt* attempt = find(*slot.running);
     BITRUNG_CHECK(attempt != nullptr);
-    slot.running.reset();
+    release_slot(event.slot);
     if (attempt->stop == Stop::kNone) {
       end(*attempt, Failed{failure_class, fmt::format("the trainer {}", event.description)});
     } else {
@@ -680,7 +738,7 @@ void Core::on(const TrainerExited& event) {
     log(LogLevel::kWarning,
         fmt::format("the idle trainer of slot {} {}", event.slot, event.description));
   }
-  start_next(event.slot);
+  start_waiting(event.slot);
 }
 
 void Core::on(const TrainerLine& event) {
@@ -771,7 +829,7 @@ void Core::train(Attempt& attempt, const TrainingSucceeded& event) {
     }
     actions_.push_back(StoreFile{attempt.offer.key, FilePurpose::kModel, 0, event.path});
   }
-  start_next(slot);
+  start_waiting(slot);
 }
 
 void Core::train(Attempt& attempt, const TrainingFailed& event) {
@@ -782,14 +840,14 @@ void Core::train(Attempt& attempt, const TrainingFailed& event) {
   } else {
     end(attempt, Failed{event.failure_class, event.message});
   }
-  start_next(slot);
+  start_waiting(slot);
 }
 
 void Core::train(Attempt& attempt, const TrainingCancelled&) {
   const std::uint32_t slot = attempt.offer.slot;
   release_slot(slot);
   end(attempt, stopped_outcome(attempt));
-  start_next(slot);
+  start_waiting(slot);
 }
 
 void Core::train(Attempt& attempt, const TrainingPreempted& event) {
@@ -797,7 +855,7 @@ void Core::train(Attempt& attempt, const TrainingPreempted& event) {
   release_slot(slot);
   if (event.file && attempt.stop != Stop::kFence) store_checkpoint(attempt, *event.file);
   end(attempt, stopped_outcome(attempt));
-  start_next(slot);
+  start_waiting(slot);
 }
 
 // ---- Saying it ----

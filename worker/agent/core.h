@@ -331,6 +331,9 @@ struct SendTrain {
   Offer offer;
   std::string data_dir;
   std::map<Digest, std::string> paths;
+  // Positions among the shared cores that the trainer is bound to from now on, as many as
+  // offer.threads; empty where slots share none.
+  std::vector<std::uint32_t> cores = {};
 };
 struct SendCancel {
   std::uint32_t slot = 0;
@@ -366,6 +369,11 @@ std::string short_hex(const Digest& digest);
 
 struct CoreOptions {
   std::uint32_t slots = 1;
+  // Cores that the slots share; 0 if every slot has its own.
+  std::uint32_t shared_cores = 0;
+  // Trainers started at once, from slot 0 on, the others with their first attempt: a host of many
+  // cores may never need them all.
+  std::uint32_t warm_slots_max = 8;
   // A trainer that says nothing for this long is taken for dead. It speaks at least once a second
   // while it computes, but a first CUDA kernel or a slow disk may take minutes.
   milliseconds silence_timeout = std::chrono::minutes(5);
@@ -442,6 +450,7 @@ class Core {
   struct SlotState {
     Trainer trainer = Trainer::kNone;
     std::optional<AttemptKey> running;
+    std::vector<std::uint32_t> cores;  // Of the shared ones, that it trains on.
     // The attempt whose log the trainer's lines belong to: its last one, until the next begins.
     std::optional<AttemptKey> logs_to;
     std::set<AttemptKey> attempts;  // Offered for it and not deleted.
@@ -506,7 +515,17 @@ class Core {
   // afterwards.
   void end(Attempt& attempt, std::optional<Outcome> outcome);
   void erase(const AttemptKey& key);
+  // It has its slot, and its cores, until it ends. One that is being stopped leaves soon: waiting
+  // for it is shorter than another round over the server.
+  static bool holds_slot(const Attempt& attempt);
+  // Shared cores that the attempts take which neither have ended nor are being stopped.
+  std::uint32_t cores_held() const;
+  // Takes the lowest free ones; false, and none, if there are too few.
+  bool take_cores(SlotState& slot, std::uint32_t count);
+  // The slot's attempt does not train any more.
   void release_slot(std::uint32_t slot);
+  // Of this slot, and of those that waited for its cores.
+  void start_waiting(std::uint32_t slot);
   void start_next(std::uint32_t slot);
   void fetch(Attempt& attempt);
   void store_checkpoint(Attempt& attempt, CheckpointFile file);
@@ -536,6 +555,7 @@ class Core {
 
   std::map<AttemptKey, Attempt> attempts_;
   std::vector<SlotState> slots_;
+  std::vector<bool> is_core_taken_;  // Of the shared ones.
   std::vector<DatasetEntry> datasets_;
   std::vector<DatasetEntry> datasets_said_;  // In this session.
 

@@ -98,7 +98,8 @@ std::string describe(const Action& action) {
       return fmt::format("kill_trainer {}", a.slot);
     }
     std::string operator()(const SendTrain& a) const {
-      return fmt::format("send_train {} {}", a.slot, to_string(a.offer.key));
+      return fmt::format("send_train {} {}{}{}", a.slot, to_string(a.offer.key),
+                         a.cores.empty() ? "" : " cores ", fmt::join(a.cores, " "));
     }
     std::string operator()(const SendCancel& a) const {
       return fmt::format("send_cancel {} {}", a.slot, to_string(a.key));

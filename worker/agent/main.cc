@@ -1,6 +1,5 @@
 // bitrung-worker: the composition root. Reads the command line, asks the trainer what devices there
 // are, runs the agent.
-#include <sched.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -29,6 +28,7 @@
 #include "db/base/status.h"
 #include "db/base/tls13.h"
 #include "worker/agent/agent.h"
+#include "worker/agent/cores.h"
 #include "worker/agent/enrolment.h"
 #include "worker/train/data/locate.h"
 
@@ -57,18 +57,6 @@ struct Flags {
   bool no_op = false;
   std::uint32_t no_op_points = 0;
 };
-
-std::vector<int> allowed_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  std::vector<int> cores;
-  if (::sched_getaffinity(0, sizeof set, &set) == 0) {
-    for (int core = 0; core < CPU_SETSIZE; ++core) {
-      if (CPU_ISSET(static_cast<std::size_t>(core), &set)) cores.push_back(core);
-    }
-  }
-  return cores;
-}
 
 std::string host_name() {
   std::array<char, 256> buffer{};
@@ -128,7 +116,7 @@ absl::Status enrol_with(const Flags& flags) {
 absl::StatusOr<Inventory> find_slots(const Flags& flags, AgentOptions& options) {
   if (flags.no_op) {
     options.no_op = NoOpOptions{.points = flags.no_op_points};
-    options.slots = no_op_slots(std::max(flags.slots, 1U));
+    options.layout.slots = no_op_slots(std::max(flags.slots, 1U));
     return Inventory{.numerics = kNoOpNumerics, .torch = "none", .devices = {}};
   }
   BITRUNG_ASSIGN_OR_RETURN(options.trainer, find_program(flags.trainer, "bitrung-trainer"));
@@ -136,10 +124,28 @@ absl::StatusOr<Inventory> find_slots(const Flags& flags, AgentOptions& options) 
                            run_trainer({options.trainer, {"--inventory"}, {}}, kInventoryTimeout));
   BITRUNG_ASSIGN_OR_RETURN(Inventory inventory, parse_inventory(text));
   BITRUNG_ASSIGN_OR_RETURN(
-      options.slots,
-      lay_out_slots(inventory, allowed_cores(),
+      options.layout,
+      lay_out_slots(inventory, usable_cores(),
                     flags.slots > 0 ? std::optional<std::uint32_t>(flags.slots) : std::nullopt));
   return inventory;
+}
+
+void say_layout(const Layout& layout) {
+  if (layout.shared_cores > 0) {
+    const Device& device = layout.slots.front().device;
+    spdlog::info("{} slots: {} ({}); they share {} cores{}", layout.slots.size(), device.device,
+                 device.name, layout.shared_cores,
+                 layout.core_numbers.empty()
+                     ? std::string(" by quota, and are bound to none")
+                     : fmt::format(": {}", fmt::join(layout.core_numbers, ",")));
+    return;
+  }
+  for (std::size_t i = 0; i < layout.slots.size(); ++i) {
+    const Slot& slot = layout.slots[i];
+    spdlog::info("slot {}: {} ({}), {} threads{}", i, slot.device.device, slot.device.name,
+                 slot.threads,
+                 slot.cores.empty() ? "" : fmt::format(", cores {}", fmt::join(slot.cores, ",")));
+  }
 }
 
 absl::Status run(const Flags& flags) {
@@ -164,12 +170,7 @@ absl::Status run(const Flags& flags) {
   options.data_directories = data_directories(flags);
   options.locate = locate;
   options.silence_timeout = milliseconds{std::llround(flags.silence_timeout_seconds * 1000)};
-  for (std::size_t i = 0; i < options.slots.size() && !options.no_op; ++i) {
-    const Slot& slot = options.slots[i];
-    spdlog::info("slot {}: {} ({}), {} threads{}", i, slot.device.device, slot.device.name,
-                 slot.threads,
-                 slot.cores.empty() ? "" : fmt::format(", cores {}", fmt::join(slot.cores, ",")));
-  }
+  if (!options.no_op) say_layout(options.layout);
 
   spdlog::info("worker {} ({}), trainer {} with LibTorch {}, server {}", options.name,
                state.worker_id(), options.trainer.string(), inventory.torch, server);
@@ -226,7 +227,9 @@ int main_with(int argc, char** argv) {
                  "unix:PATH or HOST:PORT (default: where it was enrolled)");
   app.add_option("--state-dir", flags.state_directory, "identity, spool and artifact cache");
   app.add_option("--name", flags.name, "name for people (default: the host's)");
-  app.add_option("--slots", flags.slots, "trainers at a time (default: one per device)")
+  app.add_option("--slots", flags.slots,
+                 "trainers at a time, which divide the CPU's cores once and for all (default: one "
+                 "per GPU; without one as many as jobs wait, at most one per core)")
       ->check(CLI::Range(1, 1024));
   app.add_option("--data-dir", flags.data_directories,
                  "directory of data sets, repeatable (default: BITRUNG_DATA_DIR)")

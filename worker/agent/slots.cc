@@ -25,9 +25,8 @@ absl::StatusOr<Inventory> parse_inventory(std::string_view json) {
   }
 }
 
-absl::StatusOr<std::vector<Slot>> lay_out_slots(const Inventory& inventory,
-                                                const std::vector<int>& cores,
-                                                std::optional<std::uint32_t> count) {
+absl::StatusOr<Layout> lay_out_slots(const Inventory& inventory, const Cores& usable,
+                                     std::optional<std::uint32_t> count) {
   if (count && (*count == 0 || *count > kSlotsMax)) {
     return absl::InvalidArgumentError(
         fmt::format("{} slots asked for; a worker has 1 to {}", *count, kSlotsMax));
@@ -46,21 +45,31 @@ absl::StatusOr<std::vector<Slot>> lay_out_slots(const Inventory& inventory,
         "the trainer's inventory names neither a CPU nor a CUDA device");
   }
 
+  const std::vector<int>& cores = usable.numbers;
+  if (!count && cuda.empty() && usable.count > 0) {
+    Layout layout;
+    layout.shared_cores = std::min(usable.count, kSlotsMax);
+    if (usable.may_bind()) {
+      layout.core_numbers.assign(cores.begin(), cores.begin() + layout.shared_cores);
+    }
+    layout.slots.assign(layout.shared_cores, Slot{*cpu, 1, {}});
+    return layout;
+  }
   const std::size_t slot_count = count ? *count : std::max<std::size_t>(cuda.size(), 1);
   const std::size_t share = cores.size() / slot_count;
   const auto threads = static_cast<std::uint32_t>(std::max<std::size_t>(share, 1));
   const bool bind = cuda.empty() && share > 0 && cores.size() % slot_count == 0;
-  std::vector<Slot> slots;
-  slots.reserve(slot_count);
+  Layout layout;
+  layout.slots.reserve(slot_count);
   for (std::size_t i = 0; i < slot_count; ++i) {
     Slot slot{cuda.empty() ? *cpu : cuda[i % cuda.size()], threads, {}};
     if (bind) {
       const auto first = cores.begin() + static_cast<std::ptrdiff_t>(i * share);
       slot.cores.assign(first, first + static_cast<std::ptrdiff_t>(share));
     }
-    slots.push_back(std::move(slot));
+    layout.slots.push_back(std::move(slot));
   }
-  return slots;
+  return layout;
 }
 
 }  // namespace bitrung::agent

@@ -1,6 +1,6 @@
 // Which slots a host offers: the trainer's inventory of devices divided by a rule.
 //
-// Pure: reads no machine state. Cores are the numbers that sched_getaffinity allows this process.
+// Pure: reads no machine state.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "worker/agent/cores.h"
 
 namespace bitrung::agent {
 
@@ -37,13 +38,22 @@ struct Slot {
   std::vector<int> cores;
 };
 
-// Slot numbers are positions. Without `count`: one slot per CUDA device, or one on the CPU when
-// there is none. With it: `count` slots, round-robin over the CUDA devices, or the CPU's cores
-// divided among them. A CPU slot is bound to its share when the cores divide evenly; otherwise
-// binding would leave cores idle. INVALID_ARGUMENT for a count of 0 or above kSlotsMax, or for an
-// inventory without devices.
-absl::StatusOr<std::vector<Slot>> lay_out_slots(const Inventory& inventory,
-                                                const std::vector<int>& cores,
-                                                std::optional<std::uint32_t> count);
+// Slot numbers are positions.
+struct Layout {
+  std::vector<Slot> slots;
+  // Above 0: so many cores, with one slot for each, and none of them is the slot's own. The server
+  // says with each offer how many of them its trainer gets.
+  std::uint32_t shared_cores = 0;
+  // Their numbers: the trainer is bound to free ones. Empty where the kernel chooses.
+  std::vector<int> core_numbers;
+};
+
+// Without `count`: one slot per CUDA device, or, when there is none, one for each core of the CPU,
+// which share the cores. With it: `count` slots, round-robin over the CUDA devices, or the CPU's
+// cores divided among them once and for all. Such a CPU slot is bound to its share when the cores
+// divide evenly; otherwise binding would leave cores idle. INVALID_ARGUMENT for a count of 0 or
+// above kSlotsMax, or for an inventory without devices.
+absl::StatusOr<Layout> lay_out_slots(const Inventory& inventory, const Cores& cores,
+                                     std::optional<std::uint32_t> count);
 
 }  // namespace bitrung::agent

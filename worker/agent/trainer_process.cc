@@ -51,6 +51,13 @@ absl::StatusOr<Pipe> make_pipe() {
   return Pipe{FileDescriptor(fds[0]), FileDescriptor(fds[1])};
 }
 
+cpu_set_t set_of(const std::vector<int>& cores) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (const int core : cores) CPU_SET(static_cast<std::size_t>(core), &set);
+  return set;
+}
+
 struct Child {
   pid_t pid = -1;
   FileDescriptor standard_input;
@@ -103,9 +110,7 @@ absl::StatusOr<Child> fork_trainer(const TrainerLaunch& launch, bool with_events
   std::vector<char*> arguments;
   for (std::string& word : words) arguments.push_back(word.data());
   arguments.push_back(nullptr);
-  cpu_set_t cores;
-  CPU_ZERO(&cores);
-  for (const int core : launch.cores) CPU_SET(static_cast<std::size_t>(core), &cores);
+  const cpu_set_t cores = set_of(launch.cores);
   // Without events the inventory is read from standard output.
   const std::array<int, 4> fds{in.read.get(), with_events ? null.get() : events.write.get(),
                                errors.write.get(), with_events ? events.write.get() : null.get()};
@@ -397,6 +402,22 @@ TrainerProcess::~TrainerProcess() {
 }
 void TrainerProcess::write(std::string bytes) {
   impl_->write(std::move(bytes));
+}
+absl::Status TrainerProcess::bind(const std::vector<int>& cores) {
+  const cpu_set_t set = set_of(cores);
+  std::error_code error;
+  for (std::filesystem::directory_iterator thread(fmt::format("/proc/{}/task", pid()), error), end;
+       !error && thread != end; thread.increment(error)) {
+    const std::string name = thread->path().filename().string();
+    pid_t id = 0;
+    std::from_chars(name.data(), name.data() + name.size(), id);
+    // One that has ended meanwhile needs no core.
+    if (::sched_setaffinity(id, sizeof set, &set) != 0 && errno != ESRCH) {
+      return errno_status("bind to its cores", "a thread of the trainer", errno);
+    }
+  }
+  if (error) return errno_status("list", "the threads of the trainer", error.value());
+  return absl::OkStatus();
 }
 void TrainerProcess::kill() {
   impl_->kill();

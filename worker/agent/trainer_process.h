@@ -57,6 +57,9 @@ class TrainerProcess {
 
   // Queues bytes for its standard input. What a dead process does not read is dropped.
   void write(std::string bytes);
+  // Binds all its threads, and those they start, to these cores. For one that is idle: what starts
+  // a thread meanwhile may start it unbound.
+  absl::Status bind(const std::vector<int>& cores);
   // SIGKILL to its process group; exit is reported as usual.
   void kill();
   int pid() const;

@@ -128,15 +128,16 @@ absl::StatusOr<TrainerEvent> parse_trainer_event(std::string_view line) {
 
 std::string train_command(const Offer& offer, const std::string& work_dir,
                           const std::string& data_dir, const std::map<Digest, std::string>& paths) {
-  const json command{{"command", "train"},
-                     {"key", to_string(offer.key)},
-                     {"spec", json::parse(offer.spec_json, nullptr, false)},
-                     {"work_dir", work_dir},
-                     {"data_dir", data_dir},
-                     {"teachers", paths_of(offer, InputRole::kTeacher, paths)},
-                     {"init", first_or_null(paths_of(offer, InputRole::kInit, paths))},
-                     {"source", first_or_null(paths_of(offer, InputRole::kSource, paths))},
-                     {"resume", path_or_null(paths, offer.resume)}};
+  json command{{"command", "train"},
+               {"key", to_string(offer.key)},
+               {"spec", json::parse(offer.spec_json, nullptr, false)},
+               {"work_dir", work_dir},
+               {"data_dir", data_dir},
+               {"teachers", paths_of(offer, InputRole::kTeacher, paths)},
+               {"init", first_or_null(paths_of(offer, InputRole::kInit, paths))},
+               {"source", first_or_null(paths_of(offer, InputRole::kSource, paths))},
+               {"resume", path_or_null(paths, offer.resume)}};
+  if (offer.threads > 0) command["threads"] = offer.threads;
   return command.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
 }
 

@@ -57,6 +57,9 @@ struct OfferInput {
 struct Offer {
   AttemptKey key;
   std::uint32_t slot = 0;
+  // Of its trainer, each on a core of its own where slots share cores; 0 for the slot's own number.
+  // An interrupted attempt has no use for it, so it is not in the journal.
+  std::uint32_t threads = 0;
   std::string display_name;
   std::string spec_json;
   std::string dataset;  // Taken out of spec_json; empty when that cannot be read.

@@ -44,6 +44,7 @@ absl::StatusOr<Offer> from_wire(const v1::Offer& wire) {
     return absl::InvalidArgumentError("an offer names no attempt");
   }
   offer.slot = wire.slot();
+  offer.threads = wire.threads();
   offer.display_name = wire.display_name();
   offer.spec_json = wire.spec_json();
   offer.dataset = wire.dataset().empty() ? dataset_of(offer.spec_json) : wire.dataset();
@@ -151,14 +152,15 @@ v1::OpenSessionRequest to_request(const Identity& identity, const OpenSession& o
   hello->set_name(identity.name);
   hello->set_version(identity.version);
   hello->set_numerics(identity.numerics);
-  for (std::size_t i = 0; i < identity.slots.size(); ++i) {
-    v1::Slot* slot = hello->add_slots();
-    slot->set_slot(static_cast<std::uint32_t>(i));
-    slot->set_device(identity.slots[i].device.device);
-    slot->set_device_name(to_utf8(identity.slots[i].device.name));
-    slot->set_memory_bytes(identity.slots[i].device.memory_bytes);
-    slot->set_threads(identity.slots[i].threads);
+  for (const Slot& slot : identity.layout.slots) {
+    v1::Slot* wire = hello->add_slots();
+    wire->set_slot(static_cast<std::uint32_t>(hello->slots_size() - 1));
+    wire->set_device(slot.device.device);
+    wire->set_device_name(to_utf8(slot.device.name));
+    wire->set_memory_bytes(slot.device.memory_bytes);
+    wire->set_threads(slot.threads);
   }
+  hello->set_shared_cores(identity.layout.shared_cores);
   to_wire(open.datasets, hello->mutable_datasets());
   for (const AttemptKey& key : open.held) to_wire(key, hello->add_attempts());
   hello->set_term_seen(open.term_seen);

@@ -19,7 +19,7 @@ struct Identity {
   std::string name;
   std::string version;
   std::uint32_t numerics = 0;
-  std::vector<Slot> slots;
+  Layout layout;
 };
 
 // INVALID_ARGUMENT for a statement that is empty or holds a digest or key that is none.

@@ -142,6 +142,143 @@ TEST(Placement, JobThatFitsNowhere_DoesNotHoldUpOthers) {
   EXPECT_EQ(world.explain("huge"), "w1 has 16 of 99 bytes; w2 has 0 of 99 bytes; w3 lacks data");
 }
 
+// Two cores that the slots share.
+const Machine kTwoCores = {.slots = {16, 16}, .shares_cores = true};
+const Machine kFourCores = {.slots = {16, 16, 16, 16}, .shares_cores = true};
+
+TEST(SharedCores, LoneJob_GetsAllOfThem) {
+  World world("a\n");
+  world.join("w1", kTwoCores);
+  world.expect("w1: welcome");
+  world.expect("w1: offer a#1 with 2");
+  world.expect_nothing_else();
+  EXPECT_EQ(world.attempt("a#1").threads, 2u);
+  EXPECT_EQ(world.explain("a"), "offered to w1 #1 with 2 of 2");
+  // What comes later waits for it, and has all of them when it ends.
+  world.submit("b\n");
+  EXPECT_EQ(world.explain("2/b"), "behind 0; w1 of 2: a 2");
+  world.succeed("w1", "a#1");
+  world.expect("w1: recorded a#1");
+  world.expect("w1: offer 2/b#1 with 2");
+  world.expect_nothing_else();
+}
+
+TEST(SharedCores, AsManyJobsAsCores_GetOneEach_AndTheLastOneAll) {
+  World world("a\nb\nc\n");
+  world.join("w1", kTwoCores);
+  world.expect("w1: welcome");
+  world.expect("w1: offer a#1 with 1");
+  world.expect("w1: offer b#1 with 1");
+  world.expect_nothing_else();
+  EXPECT_EQ(world.explain("c"), "behind 0; w1 of 2: a 1 b 1");
+  world.succeed("w1", "b#1");  // One core is free.
+  world.expect("w1: recorded b#1");
+  world.expect("w1: offer c#1 with 1");
+  world.succeed("w1", "a#1").succeed("w1", "c#1").forget_messages();
+  world.submit("d\n");
+  world.expect("w1: offer 2/d#1 with 2");
+  world.expect_nothing_else();
+}
+
+TEST(SharedCores, FewerJobsThanCores_DivideThem_TheFirstGetsTheLargerPart) {
+  World world("a flops=3\nb flops=2\nc flops=1\n");
+  world.join("w1", kFourCores);
+  world.expect("w1: welcome");
+  world.expect("w1: offer a#1 with 2");
+  world.expect("w1: offer b#1 with 1");
+  world.expect("w1: offer c#1 with 1");
+  world.expect_nothing_else();
+}
+
+TEST(SharedCores, ALadder_IsNarrowWhileOthersWait_AndWideAtItsEnd) {
+  World world(
+      "rung32 flops=10\n"
+      "rung16 flops=10 <- rung32\n"
+      "rung8 flops=10 <- rung16\n"
+      "alone flops=10\n");
+  world.join("w1", kTwoCores);
+  world.expect("w1: welcome");
+  world.expect("w1: offer rung32#1 with 1");
+  world.expect("w1: offer alone#1 with 1");
+  world.succeed("w1", "rung32#1");
+  world.expect("w1: recorded rung32#1");
+  world.expect("w1: offer rung16#1 with 1");  // `alone` has the other core.
+  world.succeed("w1", "alone#1");
+  world.expect("w1: recorded alone#1");
+  world.expect_nothing_else();
+  world.succeed("w1", "rung16#1");
+  world.expect("w1: recorded rung16#1");
+  world.expect("w1: offer rung8#1 with 2");
+  world.expect_nothing_else();
+}
+
+TEST(SharedCores, EqualJobs_CountOnce) {
+  World world("a spec=same\n");
+  world.submit("b spec=same\n");
+  world.join("w1", kTwoCores);
+  world.expect("w1: welcome");
+  world.expect("w1: offer a#1 with 2");
+  world.expect_nothing_else();
+}
+
+TEST(SharedCores, JobsThatFitNowhere_DoNotCount) {
+  World world("a\nhuge memory=99\nother dataset=none\n");
+  world.join("w1", kTwoCores);
+  world.expect("w1: welcome");
+  world.expect("w1: offer a#1 with 2");
+  world.expect_nothing_else();
+}
+
+TEST(SharedCores, SeveralWorkers_ShareTheJobs) {
+  World world;
+  world.join("w1", kTwoCores).join("w2", kTwoCores).forget_messages();
+  world.submit("a\nb\n");
+  world.expect("w1: offer a#1 with 2");
+  world.expect("w2: offer b#1 with 2");
+  world.expect_nothing_else();
+  world.succeed("w1", "a#1").succeed("w2", "b#1").forget_messages();
+  world.submit("c\nd\ne\n");
+  world.expect("w1: offer 2/c#1 with 2");
+  world.expect("w2: offer 2/d#1 with 1");
+  world.expect("w2: offer 2/e#1 with 1");
+  world.expect_nothing_else();
+}
+
+TEST(SharedCores, MemoryIsShared_AsWell) {
+  // Each slot names the 16 bytes of the host; two jobs of 12 do not fit side by side.
+  World world("a memory=12\nb memory=12\nsmall memory=4\n");
+  world.join("w1", kTwoCores);
+  world.expect("w1: welcome");
+  world.expect("w1: offer a#1 with 1");
+  world.expect("w1: offer small#1 with 1");
+  world.expect_nothing_else();
+  world.succeed("w1", "small#1");
+  world.expect("w1: recorded small#1");
+  world.expect_nothing_else();
+  world.succeed("w1", "a#1");
+  world.expect("w1: recorded a#1");
+  world.expect("w1: offer b#1 with 2");
+}
+
+TEST(SharedCores, WorkerThatComesBack_KeepsWhatItsAttemptsHave) {
+  World world("a\nb\n");
+  world.join("w1", kTwoCores).start("w1", "a#1").start("w1", "b#1");
+  world.submit("c\n").forget_messages();
+  world.restart();
+  world.join("w1", kTwoCores, "a#1 b#1");
+  world.expect("w1: welcome kept a#1 b#1");
+  world.expect_nothing_else();
+  EXPECT_EQ(world.core().worker(World::worker_id("w1"))->free_cores, 0u);
+  // With fewer cores than its attempts have, nothing is free until enough of them have ended.
+  world.leave("w1");
+  world.join("w1", {.slots = {16}, .shares_cores = true}, "a#1 b#1");
+  world.expect("w1: welcome kept a#1 b#1");
+  world.succeed("w1", "a#1");
+  world.expect("w1: recorded a#1");
+  world.expect("w1: offer 2/c#1 with 1");
+  world.expect_nothing_else();
+}
+
 TEST(Placement, QueuedBehind_CountsOnlyJobsThatWantTheSameSlots) {
   World world("busy\nnarrow dataset=other priority=5\nfirst\nsecond\n");
   world.join("w1");

@@ -16,7 +16,9 @@ const std::array<std::string, 3> kWorkers = {"w1", "w2", "w3"};
 const std::array<Machine, 3> kMachines = {
     Machine{.slots = {16, 8}, .datasets = {{"data", "copy A"}, {"other", "copy O"}}},
     Machine{.slots = {16}, .datasets = {{"data", "copy B"}, {"other", "copy P"}}},
-    Machine{.slots = {8, 8, 16}, .datasets = {{"data", "copy A"}, {"other", "copy P"}}}};
+    Machine{.slots = {16, 16, 16},
+            .datasets = {{"data", "copy A"}, {"other", "copy P"}},
+            .shares_cores = true}};
 
 }  // namespace
 

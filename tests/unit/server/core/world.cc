@@ -186,6 +186,7 @@ World& World::join(const std::string& worker, const Machine& machine, std::strin
   }
   event.held = keys(held);
   event.term_seen = term_seen;
+  if (machine.shares_cores) event.shared_cores = static_cast<std::uint32_t>(machine.slots.size());
   session_names_[event.session] = worker;
   if (term_seen <= settings_.term) {
     machines_[worker] = machine;
@@ -420,21 +421,31 @@ std::string World::text(const Send& sent) const {
     return line.empty() ? line : fmt::format(" {}{}", title, line);
   };
   return session_names_.at(sent.session) + ": " +
-         std::visit(Overloaded{
-                        [&](const Welcome& welcome) {
-                          return "welcome" + list("kept", welcome.kept) +
-                                 list("fenced", welcome.fenced);
-                        },
-                        [&](const Offer& offer) { return "offer " + text(offer.key); },
-                        [&](const Cancel& cancel) { return "cancel " + text(cancel.key); },
-                        [&](const Fence& fence) { return "fence " + text(fence.key); },
-                        [&](const HeartbeatReply& reply) {
-                          return fmt::format("alive {}", reply.sequence);
-                        },
-                        [&](const OutcomeReply& reply) { return "recorded " + text(reply.key); },
-                        [&](const CloseSession&) { return std::string("closed"); },
-                    },
-                    sent.message);
+         std::visit(
+             Overloaded{
+                 [&](const Welcome& welcome) {
+                   return "welcome" + list("kept", welcome.kept) + list("fenced", welcome.fenced);
+                 },
+                 [&](const Offer& offer) {
+                   const auto worker = machines_.find(session_names_.at(sent.session));
+                   return "offer " + text(offer.key) +
+                          (worker->second.shares_cores ? fmt::format(" with {}", offer.threads)
+                                                       : std::string());
+                 },
+                 [&](const Cancel& cancel) { return "cancel " + text(cancel.key); },
+                 [&](const Fence& fence) { return "fence " + text(fence.key); },
+                 [&](const HeartbeatReply& reply) {
+                   return fmt::format("alive {}", reply.sequence);
+                 },
+                 [&](const OutcomeReply& reply) { return "recorded " + text(reply.key); },
+                 [&](const CloseSession&) { return std::string("closed"); },
+             },
+             sent.message);
+}
+
+std::string World::text(const Width& width) {
+  if (width.shared_cores == 0) return {};
+  return fmt::format(" with {} of {}", width.threads, width.shared_cores);
 }
 
 std::string World::text(const Reason& reason) const {
@@ -475,10 +486,19 @@ std::string World::text(const Reason& reason) const {
             return std::string("?");
           },
           [&](const QueuedBehind& r) { return fmt::format("behind {}", r.jobs); },
-          [&](const IsOffered& r) { return fmt::format("offered to {} #{}", r.worker, r.attempt); },
+          [&](const CoresTaken& r) {
+            std::string line = fmt::format("{} of {}:", r.worker, r.shared_cores);
+            for (const auto& [job, cores] : r.grants) {
+              line += fmt::format(" {} {}", name(job), cores);
+            }
+            return line;
+          },
+          [&](const IsOffered& r) {
+            return fmt::format("offered to {} #{}{}", r.worker, r.attempt, text(r.width));
+          },
           [&](const IsRunning& r) {
-            return fmt::format("{} {} #{} for {} ms", r.connected ? "runs on" : "runs on absent",
-                               r.worker, r.attempt, r.lease_remaining.count());
+            return fmt::format("{} {} #{}{} for {} ms", r.connected ? "runs on" : "runs on absent",
+                               r.worker, r.attempt, text(r.width), r.lease_remaining.count());
           },
           [&](const IsSkipped& r) { return fmt::format("skipped because of {}", name(r.because)); },
           [&](const HasEnded& r) {
@@ -569,6 +589,26 @@ void World::check_slots() const {
           << "slot " << latest->second.slot << " holds " << name(id) << " and another attempt";
     }
   }
+  for (const WorkerInfo& worker : core_->workers()) {
+    const std::uint32_t taken_cores = taken_of(worker).cores;
+    // One that came back with fewer cores than it left with may have too few.
+    ASSERT_EQ(worker.free_cores,
+              worker.shared_cores > taken_cores ? worker.shared_cores - taken_cores : 0)
+        << worker.name;
+  }
+}
+
+World::Taken World::taken_of(const WorkerInfo& worker) const {
+  Taken taken{std::vector<bool>(worker.slots.size()), 0, 0};
+  for (const AttemptKey& held : worker.attempts) {
+    const db::AttemptRow& row = stored_.attempt(held);
+    if (row.slot >= taken.slots.size()) continue;
+    taken.slots[row.slot] = true;
+    if (worker.shared_cores == 0) continue;
+    taken.cores += row.threads;
+    taken.memory_bytes += stored_.jobs().at(held.job).spec.memory_bytes;
+  }
+  return taken;
 }
 
 void World::check_offer(const Offer& offer) const {
@@ -577,7 +617,14 @@ void World::check_offer(const Offer& offer) const {
   ASSERT_EQ(job.state.attempt, offer.key.attempt);
   ASSERT_EQ(job.state.resume, offer.resume);
   ASSERT_EQ(stored_.pins().at({job.spec.experiment, job.spec.dataset}), offer.dataset);
-  ASSERT_EQ(stored_.attempt(offer.key).slot, offer.slot);
+  const db::AttemptRow& row = stored_.attempt(offer.key);
+  ASSERT_EQ(row.slot, offer.slot);
+  ASSERT_EQ(row.threads, offer.threads);
+  const WorkerInfo worker = *core_->worker(row.worker_id);
+  if (worker.shared_cores > 0) {
+    ASSERT_GE(offer.threads, 1U);
+    ASSERT_LE(taken_of(worker).cores, worker.shared_cores) << worker.name;
+  }
   std::vector<std::pair<InputRole, Digest>> expected;
   std::set<std::uint32_t> choices;
   for (std::uint32_t position = 0; position < job.spec.inputs.size(); ++position) {
@@ -617,13 +664,11 @@ void World::check_no_job_fits_a_free_slot() const {
                (pin == stored_.pins().end() || pin->second == dataset.sha256);
       });
       if (!has_data) continue;
-      std::vector<bool> busy(worker.slots.size());
-      for (const AttemptKey& held : worker.attempts) {
-        const std::uint32_t slot = stored_.attempt(held).slot;
-        if (slot < busy.size()) busy[slot] = true;
-      }
+      if (worker.shared_cores > 0 && worker.free_cores == 0) continue;
+      const Taken taken = taken_of(worker);
       for (std::size_t slot = 0; slot < worker.slots.size(); ++slot) {
-        ASSERT_TRUE(busy[slot] || worker.slots[slot].memory_bytes < stored.spec.memory_bytes)
+        ASSERT_TRUE(taken.slots[slot] ||
+                    worker.slots[slot].memory_bytes < taken.memory_bytes + stored.spec.memory_bytes)
             << name(id) << " waits although slot " << slot << " of " << worker.name << " is free";
       }
     }
@@ -646,10 +691,10 @@ void World::check_rebuilt() const {
     // A worker that is stopping must not be taken for a fresh one while it says so again.
     const bool is_stopping = stopping_.contains(worker);
     if (is_stopping) rebuilt.step(SetDraining{info.worker_id, true}, now_);
-    const Effects effects =
-        rebuilt.step(SessionOpened{sessions_.at(worker), info.worker_id, info.name, info.version,
-                                   info.numerics, info.slots, info.datasets, info.attempts, 0},
-                     now_);
+    const Effects effects = rebuilt.step(
+        SessionOpened{sessions_.at(worker), info.worker_id, info.name, info.version, info.numerics,
+                      info.slots, info.datasets, info.attempts, 0, info.shared_cores},
+        now_);
     if (is_stopping) {
       rebuilt.step(WorkerStopping{sessions_.at(worker)}, now_);
       rebuilt.step(SetDraining{info.worker_id, info.draining}, now_);

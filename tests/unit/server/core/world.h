@@ -38,6 +38,7 @@ struct Machine {
   std::vector<std::uint64_t> slots = {16};  // Memory of each.
   std::vector<std::pair<std::string, std::string>> datasets = {{"data", "copy A"}};
   std::uint32_t numerics = 1;
+  bool shares_cores = false;  // One core for each slot, granted with the offers.
 };
 
 // Digest of a data set's copy by its name in a test.
@@ -123,12 +124,20 @@ class World {
   std::vector<JobId> jobs(std::string_view names) const;
   std::string text(const Send& sent) const;
   std::string text(AttemptKey key) const;
+  static std::string text(const Width& width);
   std::string text(const Reason& reason) const;
   void check() const;
   // Choices are made when they can be, and nobody waits for what has ended without success.
   void check_inputs(const db::Snapshot::Job& job) const;
   void check_experiments() const;
   void check_slots() const;
+  // What the attempts in a worker's slots take of it: cores and memory if its slots share them.
+  struct Taken {
+    std::vector<bool> slots;
+    std::uint32_t cores = 0;
+    std::uint64_t memory_bytes = 0;
+  };
+  Taken taken_of(const WorkerInfo& worker) const;
   // What is offered may start: a new attempt number, parents that have succeeded, their artifacts.
   void check_offer(const Offer& offer) const;
   void check_no_job_fits_a_free_slot() const;

@@ -24,7 +24,8 @@ const Digest kData = Digest::from_hex(std::string(64, 'e')).value();
 // text is left aside.
 class World {
  public:
-  explicit World(std::uint32_t slots = 1) : slots_(slots), core_(options(slots)) {}
+  explicit World(std::uint32_t slots = 1, std::uint32_t shared_cores = 0)
+      : slots_(slots), core_(options(slots, shared_cores)) {}
 
   // Up to an open session with every trainer idle.
   void open(std::vector<RecoveredAttempt> recovered = {}) {
@@ -114,9 +115,10 @@ class World {
   SessionId session() const { return session_; }
 
  private:
-  static CoreOptions options(std::uint32_t slots) {
+  static CoreOptions options(std::uint32_t slots, std::uint32_t shared_cores) {
     CoreOptions options;
     options.slots = slots;
+    options.shared_cores = shared_cores;
     return options;
   }
 
@@ -137,6 +139,95 @@ TEST(Core, Begin_WarmsTrainersAndConnects) {
   world.welcome(3);
   // What Hello did not know yet follows it.
   world.expect({"persist_term 3", "send_heartbeat 1", "send_datasets synthetic"});
+}
+
+// An offer for slot 0 or another, with so many of the shared cores.
+Offer wide_offer(const World& world, const AttemptKey& key, std::uint32_t slot,
+                 std::uint32_t threads) {
+  Offer offer = world.offer(key, slot);
+  offer.threads = threads;
+  return offer;
+}
+
+TEST(SharedCores, EachAttempt_TrainsOnItsOwn_AndALaterOneOnThoseThatGotFree) {
+  World world(4, 4);
+  world.open();
+  world.send(OfferReceived{world.session(), wide_offer(world, kFirst, 0, 2)});
+  world.send(OfferPersisted{kFirst});
+  world.expect({"persist_offer 1-1", "send_train 0 1-1 cores 0 1"});
+  world.send(OfferReceived{world.session(), wide_offer(world, kSecond, 1, 1)});
+  world.send(OfferPersisted{kSecond});
+  world.expect({"persist_offer 2-1", "send_train 1 2-1 cores 2"});
+  world.train(kFirst, TrainingFailed{FailureClass::kDiverged, "NaN"});
+  world.forget();
+  const AttemptKey third{JobId{3}, AttemptNumber{1}};
+  world.send(OfferReceived{world.session(), wide_offer(world, third, 0, 3)});
+  world.send(OfferPersisted{third});
+  world.expect({"persist_offer 3-1", "send_train 0 3-1 cores 0 1 3"});
+}
+
+TEST(SharedCores, OfferWithoutThreads_HasOne) {
+  World world(2, 2);
+  world.open();
+  world.send(OfferReceived{world.session(), world.offer(kFirst)});
+  world.send(OfferPersisted{kFirst});
+  world.expect({"persist_offer 1-1", "send_train 0 1-1 cores 0"});
+}
+
+TEST(SharedCores, OfferBeyondWhatIsFree_IsGivenBack) {
+  World world(2, 2);
+  world.open();
+  world.send(OfferReceived{world.session(), wide_offer(world, kFirst, 0, 1)});
+  world.forget();
+  world.send(OfferReceived{world.session(), wide_offer(world, kSecond, 1, 2)});
+  world.expect({"persist_outcome 2-1 failed preempted: 1 of 2 cores are busy, the offer names 2"});
+  const AttemptKey third{JobId{3}, AttemptNumber{1}};
+  world.send(OfferReceived{world.session(), wide_offer(world, third, 1, 3)});
+  world.expect(
+      {"persist_outcome 3-1 failed device_fault: the offer names 3 threads, this worker "
+       "has 2 cores"});
+}
+
+TEST(SharedCores, CoresOfAnAttemptThatIsBeingStopped_AreWaitedFor) {
+  // The server has given the first attempt up; its trainer may take a step more.
+  World world(2, 2);
+  world.open();
+  world.send(OfferReceived{world.session(), wide_offer(world, kFirst, 0, 2)});
+  world.send(OfferPersisted{kFirst});
+  world.train(kFirst, TrainingStarted{0});
+  world.send(FenceReceived{world.session(), kFirst});
+  world.forget();
+  world.send(OfferReceived{world.session(), wide_offer(world, kSecond, 1, 1)});
+  world.send(OfferPersisted{kSecond});
+  world.expect({"persist_offer 2-1"});
+  world.train(kFirst, TrainingCancelled{});
+  world.expect({"delete_attempt 1-1", "send_train 1 2-1 cores 0"});
+}
+
+TEST(SharedCores, CoresOfADeadTrainer_AreFree) {
+  World world(2, 2);
+  world.open();
+  world.send(OfferReceived{world.session(), wide_offer(world, kFirst, 0, 2)});
+  world.send(OfferPersisted{kFirst});
+  world.send(TrainerExited{0, "was killed by SIGSEGV", false});
+  world.forget();
+  world.send(OfferReceived{world.session(), wide_offer(world, kSecond, 1, 2)});
+  world.send(OfferPersisted{kSecond});
+  world.expect({"persist_offer 2-1", "send_train 1 2-1 cores 0 1"});
+}
+
+TEST(SharedCores, OnManyCores_TrainersBeyondTheFirstComeWithTheirAttempts) {
+  World world(64, 64);
+  world.send(Begin{{}, 0});
+  EXPECT_EQ(world.take().size(), 9U);  // Eight trainers and the session.
+  world.send(DatasetsFound{{{"synthetic", kData, ""}}});
+  world.welcome(1);
+  world.forget();
+  world.send(OfferReceived{world.session(), wide_offer(world, kFirst, 40, 1)});
+  world.send(OfferPersisted{kFirst});
+  world.expect({"persist_offer 1-1", "start_trainer 40"});
+  world.send(TrainerReady{40});
+  world.expect({"send_train 40 1-1 cores 0"});
 }
 
 TEST(Core, SeriesBeyondTheLimit_AreLeftOut_AndSaidOnce) {

@@ -77,6 +77,9 @@ def main():
         print(json.dumps({"numerics": 1, "torch": "0", "devices": [
             {"device": "cpu", "name": "Fake CPU", "memory_bytes": 1000}]}))
         return
+    if "--with-a-thread" in arguments:
+        import threading  # Its start-up is waited for everywhere else.
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
     events = os.fdopen(int(arguments[arguments.index("--events-fd") + 1]), "w")
     say(events, "ready", numerics=1, torch="0", device="cpu", threads=1)
     while True:

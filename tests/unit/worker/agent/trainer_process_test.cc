@@ -155,6 +155,35 @@ TEST_F(TrainerProcessTest, Cores_BindTheProcess) {
   EXPECT_TRUE(CPU_ISSET(static_cast<std::size_t>(core), &bound));
 }
 
+TEST_F(TrainerProcessTest, RunningProcess_IsBoundWithAllItsThreads) {
+  cpu_set_t allowed;
+  ASSERT_EQ(::sched_getaffinity(0, sizeof allowed, &allowed), 0);
+  int core = CPU_SETSIZE - 1;
+  while (!CPU_ISSET(static_cast<std::size_t>(core), &allowed)) --core;
+  ASSERT_TRUE(spawn({BITRUNG_FAKE_TRAINER, {"--with-a-thread"}, {}}).ok());
+  run_until_event("ready");
+  ASSERT_TRUE(process_->bind({core}).ok());
+  std::size_t threads = 0;
+  for (const auto& thread :
+       std::filesystem::directory_iterator("/proc/" + std::to_string(process_->pid()) + "/task")) {
+    cpu_set_t bound;
+    const int id = std::stoi(thread.path().filename().string());
+    ASSERT_EQ(::sched_getaffinity(id, sizeof bound, &bound), 0);
+    EXPECT_EQ(CPU_COUNT(&bound), 1);
+    EXPECT_TRUE(CPU_ISSET(static_cast<std::size_t>(core), &bound));
+    ++threads;
+  }
+  EXPECT_EQ(threads, 2U);
+}
+
+TEST_F(TrainerProcessTest, DeadProcess_CannotBeBound) {
+  ASSERT_TRUE(spawn().ok());
+  run_until_event("ready");
+  train(R"([["exit",4]])");
+  run_until_exit();
+  EXPECT_THAT(std::string(message(process_->bind({0}))), HasSubstr("the threads of the trainer"));
+}
+
 TEST(RunTrainer, Inventory_IsItsStandardOutput) {
   const auto output =
       run_trainer({BITRUNG_FAKE_TRAINER, {"--inventory"}, {}}, std::chrono::seconds(30));

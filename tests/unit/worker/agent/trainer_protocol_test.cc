@@ -101,6 +101,7 @@ TEST(TrainerCommands, Train_NamesEveryPath) {
   offer.spec_json = R"({"dataset":"synthetic"})";
   offer.inputs = {{InputRole::kTeacher, sha256("t")}, {InputRole::kTeacher, sha256("s")}};
   offer.resume = sha256("r");
+  offer.threads = 3;
   const std::string line = train_command(
       offer, "/work", "/data",
       {{sha256("t"), "/cache/t"}, {sha256("s"), "/cache/s"}, {sha256("r"), "/cache/r"}});
@@ -108,7 +109,7 @@ TEST(TrainerCommands, Train_NamesEveryPath) {
   EXPECT_EQ(json::parse(line),
             json::parse(R"({"command":"train","key":"4-2","spec":{"dataset":"synthetic"},
       "work_dir":"/work","data_dir":"/data","teachers":["/cache/t","/cache/s"],"init":null,
-      "source":null,"resume":"/cache/r"})"));
+      "source":null,"resume":"/cache/r","threads":3})"));
 }
 
 TEST(TrainerCommands, TrainWithoutTeachers_HasAnEmptyList) {

@@ -16,6 +16,7 @@ v1::OpenSessionResponse offer() {
   offer->mutable_key()->set_job_id(7);
   offer->mutable_key()->set_attempt(2);
   offer->set_slot(1);
+  offer->set_threads(3);
   offer->set_spec_json(R"({"dataset":"cifar10"})");
   offer->set_timeout_seconds(1.5);
   v1::OfferInput* input = offer->add_inputs();
@@ -35,6 +36,7 @@ TEST(Wire, Offer_IsUnderstood) {
   EXPECT_EQ(received.session, SessionId{4});
   EXPECT_EQ(to_string(received.offer.key), "7-2");
   EXPECT_EQ(received.offer.slot, 1U);
+  EXPECT_EQ(received.offer.threads, 3U);
   EXPECT_EQ(received.offer.dataset, "cifar10");
   EXPECT_EQ(received.offer.timeout, milliseconds{1500});
   EXPECT_EQ(received.offer.inputs, (std::vector<OfferInput>{{InputRole::kInit, sha256("init")}}));
@@ -81,6 +83,16 @@ TEST(Wire, ImpossibleTimeouts_AreNoLimit) {
               milliseconds{0})
         << seconds;
   }
+}
+
+TEST(Wire, Hello_SaysItsSlotsAndWhatTheyShare) {
+  const Slot slot{{"cpu", "Some CPU", 1000}, 1, {}};
+  const Identity identity{"id", "name", "1", 3, {{slot, slot}, 2, {4, 7}}};
+  const v1::Hello hello = to_request(identity, OpenSession{}).hello();
+  ASSERT_EQ(hello.slots_size(), 2);
+  EXPECT_EQ(hello.slots(1).slot(), 1U);
+  EXPECT_EQ(hello.slots(1).device_name(), "Some CPU");
+  EXPECT_EQ(hello.shared_cores(), 2U);
 }
 
 TEST(Wire, Points_NameEachSeriesOnce) {
