@@ -118,9 +118,13 @@ constexpr auto kOperations = std::to_array<Operation>({
      "j.id) WHERE j.id = ?"},
     {&Statements::evaluations, "evaluations",
      // Text is not a number, whatever SQLite would make of it.
-     "SELECT id, iif(typeof(top1) = 'text', NULL, top1), iif(typeof(top5) = 'text', NULL, top5), "
+     "SELECT id, iif(typeof(backend) = 'text', backend, ''), "
+     "iif(typeof(backend_reason) = 'text', backend_reason, ''), iif(typeof(top1) = 'text', NULL, "
+     "top1), iif(typeof(top5) = 'text', NULL, top5), "
      "iif(typeof(nll) = 'text', NULL, nll), iif(typeof(brier) = 'text', NULL, brier), "
      "iif(typeof(ece) = 'text', NULL, ece) FROM (SELECT j.id AS id, "
+     "r.report_json ->> '$.backend' AS backend, "
+     "r.report_json ->> '$.backend_reason' AS backend_reason, "
      "r.report_json ->> '$.evaluation.top1' AS top1, "
      "r.report_json ->> '$.evaluation.top5' AS top5, "
      "r.report_json ->> '$.evaluation.nll' AS nll, "
@@ -338,10 +342,11 @@ class SqliteReader final : public StoreReader {
 
   absl::StatusOr<std::vector<EvaluationRow>> evaluations(ExperimentId id) override {
     return in_snapshot([&] {
-      return all<EvaluationRow>(
-          statements_.evaluations.query(id), [](Rows& rows, EvaluationRow& row) {
-            rows.read(row.job, row.top1, row.top5, row.nll, row.brier, row.ece);
-          });
+      return all<EvaluationRow>(statements_.evaluations.query(id),
+                                [](Rows& rows, EvaluationRow& row) {
+                                  rows.read(row.job, row.backend, row.backend_reason, row.top1,
+                                            row.top5, row.nll, row.brier, row.ece);
+                                });
     });
   }
 

@@ -165,9 +165,12 @@ struct LogRow {
   bool operator==(const LogRow&) const = default;
 };
 
-// The numbers of a report's final evaluation on the test set; accuracies in percent.
+// The numbers of a report's final evaluation on the test set, accuracies in percent, and what it
+// was computed with.
 struct EvaluationRow {
   JobId job{};
+  std::string backend;         // Empty if the report does not say.
+  std::string backend_reason;  // Why not another one; empty for none.
   std::optional<double> top1;
   std::optional<double> top5;
   std::optional<double> nll;

@@ -69,14 +69,15 @@ std::vector<CommandSpec> make_table() {
       {.name = "run",
        .summary = "runs an experiment file here and shows the results",
        .positionals = {kFile},
-       .options = with_connection({kSet,
-                                   kDataDir,
-                                   {.name = "--slots",
-                                    .value = "N",
-                                    .help = "jobs at a time (default: one per device; on a CPU the "
-                                            "cores are divided among them)"},
-                                   kOutput,
-                                   kQuiet}),
+       .options =
+           with_connection({kSet,
+                            kDataDir,
+                            {.name = "--slots",
+                             .value = "N",
+                             .help = "jobs at a time, which divide the cores (default: one per "
+                                     "GPU; without one as many as wait, at most one per core)"},
+                            kOutput,
+                            kQuiet}),
        .examples =
            {{"bitrung run bit-ladder.yaml", "everything lands in .bitrung"},
             {"bitrung run bit-ladder.yaml --set defaults.epochs=1 --set defaults.dataset=synthetic",

@@ -39,11 +39,15 @@ Json result_job_json(const v1::Job& job) {
   json["images_per_second"] = done ? Json(result.images_per_second()) : Json(nullptr);
   json["artifact_sha256"] = text_or_null(result.artifact_sha256());
   json["error"] = text_or_null(job.error());
+  json["backend"] = text_or_null(job.backend());
+  json["backend_reason"] = text_or_null(job.backend_reason());
   return json;
 }
 
 Json status_job_json(const v1::Job& job) {
   Json json = result_job_json(job);
+  json.erase("backend");  // Only where results are asked for.
+  json.erase("backend_reason");
   json["job_id"] = job.job_id();
   json["parents"] = strings(job.parents());
   json["priority"] = job.priority();
@@ -105,6 +109,8 @@ Json worker_json(const v1::Worker& worker) {
                      {"threads", slot.threads()}});
   }
   json["slots"] = slots;
+  json["shared_cores"] = worker.shared_cores();
+  json["free_cores"] = worker.free_cores();
   Json datasets = Json::array();
   for (const v1::Dataset& dataset : worker.datasets()) {
     datasets.push_back({{"name", dataset.name()}, {"sha256", dataset.sha256()}});

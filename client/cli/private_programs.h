@@ -28,7 +28,7 @@ absl::StatusOr<ChildProcess> start_private_server(const StateDirectory& director
 struct WorkerOptions {
   std::filesystem::path data_directory;
   std::optional<std::uint64_t>
-      slots;  // As many as there are devices, or cores allow, when not set.
+      slots;  // One per GPU, or as many as share the cores of the CPU, when not set.
 };
 
 // Starts a worker that serves the server on the directory's socket; returns at once.

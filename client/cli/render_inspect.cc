@@ -229,7 +229,12 @@ std::string summary_text(const Json& report, const Style& style) {
         {"packed", bytes("bytes_packed")},
         {"compression", shown(at(network, "compression"), "{:.2f} x")}});
   if (const Json& backend = at(report, "backend"); backend.is_string()) {
-    line({{"backend", backend.get<std::string>()}});
+    const Json& reason = at(report, "backend_reason");
+    line({{"backend",
+           printable(backend.get<std::string>()) +
+               (reason.is_string() ? fmt::format(" ({})", printable(reason.get<std::string>()))
+                                   : std::string())},
+          {"threads", shown(at(report, "threads"), "{:.0f}")}});
   }
   return out;
 }

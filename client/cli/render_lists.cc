@@ -166,8 +166,14 @@ std::string worker_state(const v1::Worker& worker) {
   return worker.draining() ? "draining" : "connected";
 }
 
-// "2 x cpu, 4 x cuda (NVIDIA H200)": equal devices are counted.
+// "2 x cpu, 4 x cuda (NVIDIA H200)": equal devices are counted. "8 cpu cores, 3 free" where slots
+// share them.
 std::string slots_text(const v1::Worker& worker) {
+  if (worker.shared_cores() > 0) {
+    return fmt::format("{} cpu core{}{}", worker.shared_cores(),
+                       worker.shared_cores() == 1 ? "" : "s",
+                       worker.connected() ? fmt::format(", {} free", worker.free_cores()) : "");
+  }
   std::map<std::string, int> counts;
   for (const v1::Slot& slot : worker.slots()) {
     const std::string kind = slot.device().substr(0, slot.device().find(':'));

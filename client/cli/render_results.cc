@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <set>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -321,6 +323,23 @@ const v1::Job* exemplary_job(const v1::GetResultsResponse& results) {
   return last;
 }
 
+// What the jobs were computed with, and why not by the fused loops; nothing where reports do not
+// say. "computed by fused avx512-vnni (10 jobs), eager (1 job: activations are quantized by apot)"
+std::string backends_text(const v1::GetResultsResponse& results, const Style& style) {
+  std::map<std::pair<std::string, std::string>, std::size_t> counts;
+  for (const v1::Job& job : results.jobs()) {
+    if (!job.backend().empty()) ++counts[{job.backend(), job.backend_reason()}];
+  }
+  if (counts.empty()) return {};
+  std::vector<std::string> parts;
+  for (const auto& [computation, count] : counts) {
+    const auto& [backend, reason] = computation;
+    parts.push_back(fmt::format("{} ({}{}{})", printable(backend), format_plural(count, "job"),
+                                reason.empty() ? "" : ": ", printable(reason)));
+  }
+  return style.paint(Tone::kFaint, fmt::format("computed by {}", join(parts, ", "))) + "\n";
+}
+
 }  // namespace
 
 std::string experiment_argument(const v1::Experiment& experiment) {
@@ -357,6 +376,7 @@ std::string render_results_text(const v1::GetResultsResponse& results, const Sty
   for (const v1::PathTable& table : results.path_tables()) out += path_table_text(table, style);
 
   out += fmt::format("\n{}\n", count_line(experiment));
+  out += backends_text(results, style);
   std::size_t failures = 0;
   for (const v1::Job& job : results.jobs()) {
     if (job.state() != v1::JOB_STATE_FAILED) continue;

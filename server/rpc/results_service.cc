@@ -38,13 +38,16 @@ class ResultsServiceImpl final : public v1::ResultsService::CallbackService {
           context_.reader.jobs(experiment.id, std::numeric_limits<std::int32_t>::max(), 0));
       BITRUNG_ASSIGN_OR_RETURN(*response->mutable_experiment(),
                                experiment_view(context_, experiment));
-      for (const db::JobRow& row : rows) {
-        BITRUNG_ASSIGN_OR_RETURN(*response->add_jobs(), job_view(context_, row));
-      }
       Evaluations evaluations;
-      if (query.metric != Metric::kTop1 && query.metric != Metric::kValidation) {
-        BITRUNG_ASSIGN_OR_RETURN(const auto found, context_.reader.evaluations(experiment.id));
-        for (const db::EvaluationRow& row : found) evaluations[row.job] = row;
+      BITRUNG_ASSIGN_OR_RETURN(const auto found, context_.reader.evaluations(experiment.id));
+      for (const db::EvaluationRow& row : found) evaluations[row.job] = row;
+      for (const db::JobRow& row : rows) {
+        v1::Job& job = *response->add_jobs();
+        BITRUNG_ASSIGN_OR_RETURN(job, job_view(context_, row));
+        if (const auto measured = evaluations.find(row.spec.id); measured != evaluations.end()) {
+          job.set_backend(measured->second.backend);
+          job.set_backend_reason(measured->second.backend_reason);
+        }
       }
       fill_best_paths(rows, *response);
       return fill_results_table(rows, evaluations, query, *response);

@@ -6,7 +6,7 @@ from processes import EXAMPLES, SMALL, BitrungTest, sha256_of
 
 KEYS = {"name", "aliases", "state", "model", "dataset", "method", "bits", "teacher", "seed", "epochs", "attempts", "cached",
         "test_accuracy", "validation_accuracy", "test_loss", "duration_seconds", "images_per_second", "artifact_sha256",
-        "error"}
+        "error", "backend", "backend_reason"}
 LADDER = EXAMPLES / "bit-ladder.yaml"
 
 

@@ -259,7 +259,8 @@ TEST_F(StoreTest, ASucceededJob_KeepsItsResult) {
 }
 
 TEST_F(StoreTest, AReport_BelongsToAWinnerAndIsFinal) {
-  const std::string report = R"({"evaluation":{"top1":90,"top5":"many"},"layers":[]})";
+  const std::string report =
+      R"({"backend":"eager","backend_reason":7,"evaluation":{"top1":90,"top5":"many"},"layers":[]})";
   start_one_job();
   ASSERT_OK(store_->begin());
   EXPECT_THAT(std::string(message(store_->insert_report(JobId{1}, report))),
@@ -283,7 +284,8 @@ TEST_F(StoreTest, AReport_BelongsToAWinnerAndIsFinal) {
   EXPECT_EQ(value_of(reader_->report(JobId{99})), std::nullopt);
   EvaluationRow evaluation;
   evaluation.job = JobId{1};
-  evaluation.top1 = 90;  // Text is no number.
+  evaluation.backend = "eager";
+  evaluation.top1 = 90;  // Text is no number, and a number no text.
   EvaluationRow twin = evaluation;
   twin.job = JobId{2};
   EXPECT_THAT(value_of(reader_->evaluations(ExperimentId{1})), ElementsAre(evaluation, twin));

@@ -77,13 +77,27 @@ TEST(Render, ResultsOfPaths_ShowTheBestAndTheRegret) {
 
 TEST(Render, ResultsJson_HasThePromisedKeysAndNoOther) {
   const auto json = nlohmann::json::parse(render_results_json(sample_results()));
-  const std::set<std::string> promised{"name",           "aliases",          "state",
-                                       "model",          "dataset",          "method",
-                                       "bits",           "teacher",          "seed",
-                                       "epochs",         "attempts",         "cached",
-                                       "test_accuracy",  "test_loss",        "validation_accuracy",
-                                       "error",          "duration_seconds", "images_per_second",
-                                       "artifact_sha256"};
+  const std::set<std::string> promised{"name",
+                                       "aliases",
+                                       "state",
+                                       "model",
+                                       "dataset",
+                                       "method",
+                                       "bits",
+                                       "teacher",
+                                       "seed",
+                                       "epochs",
+                                       "attempts",
+                                       "cached",
+                                       "test_accuracy",
+                                       "test_loss",
+                                       "validation_accuracy",
+                                       "error",
+                                       "duration_seconds",
+                                       "images_per_second",
+                                       "artifact_sha256",
+                                       "backend",
+                                       "backend_reason"};
   std::set<std::string> whole;
   for (const auto& [key, value] : json.items()) whole.insert(key);
   EXPECT_EQ(whole, (std::set<std::string>{"experiment", "state", "jobs", "metric", "entries",

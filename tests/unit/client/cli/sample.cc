@@ -35,12 +35,15 @@ std::vector<v1::Job> sample_jobs() {
   result.set_duration_seconds(98.5);
   result.set_images_per_second(2538.07);
   result.set_artifact_sha256(std::string(64, 'a'));
+  teacher.set_backend("fused avx512-vnni");
 
   v1::Job& cached = jobs.emplace_back(make_job(12, "alone.bits=4", 4, v1::JOB_STATE_SUCCEEDED));
   cached.set_cached(true);
   *cached.mutable_result() = result;
   cached.mutable_result()->set_test_accuracy(66.9);
   cached.mutable_result()->set_validation_accuracy(67.25);
+  cached.set_backend("eager");
+  cached.set_backend_reason("activations are quantized by apot");
 
   v1::Job& running = jobs.emplace_back(make_job(13, "assisted.bits=4", 4, v1::JOB_STATE_RUNNING));
   running.set_attempts(2);
@@ -253,6 +256,7 @@ v1::GetReportResponse sample_report() {
   v1::GetReportResponse response;
   *response.mutable_job() = make_job(16, "assisted.bits=2.seed=20", 2, v1::JOB_STATE_SUCCEEDED);
   response.set_report_json(R"({
+    "backend": "eager", "backend_reason": "activations are quantized by apot", "threads": 2,
     "evaluation": {"images": 10000, "top1": 62.41, "top5": 96.1, "nll": 1.06552, "brier": 0.5021,
                    "ece": 0.02714, "per_class": [90.5, 40, 75.25],
                    "confusion": [[905, 0, 95], [400, 400, 200], [40, 208, 752]]},
@@ -387,6 +391,8 @@ std::vector<v1::Worker> sample_workers() {
     slot.set_memory_bytes(25'000'000'000);
     slot.set_threads(1);
   }
+  workers[0].set_shared_cores(2);
+  workers[0].set_free_cores(1);
   v1::Dataset& dataset = *workers[0].add_datasets();
   dataset.set_name("cifar10");
   dataset.set_sha256(std::string(64, 'd'));

@@ -30,7 +30,7 @@ complete -c bitrung -n __fish_use_subcommand -a completion -d 'prints a completi
 complete -c bitrung -n '__fish_seen_subcommand_from run' -F
 complete -c bitrung -n '__fish_seen_subcommand_from run' -l set -r -d 'overrides a value of the file, e.g. defaults.epochs=1; may be repeated'
 complete -c bitrung -n '__fish_seen_subcommand_from run' -l data-dir -r -a '(__fish_complete_directories)' -d 'where the data sets lie (or BITRUNG_DATA_DIR; default ~/.cache/bitrung)'
-complete -c bitrung -n '__fish_seen_subcommand_from run' -l slots -r -d 'jobs at a time (default: one per device; on a CPU the cores are divided among them)'
+complete -c bitrung -n '__fish_seen_subcommand_from run' -l slots -r -d 'jobs at a time, which divide the cores (default: one per GPU; without one as many as wait, at most one per core)'
 complete -c bitrung -n '__fish_seen_subcommand_from run' -l output -s o -r -a 'text tsv json' -d 'text, tsv or json (default: text on a terminal, tsv on a pipe)'
 complete -c bitrung -n '__fish_seen_subcommand_from run' -l quiet -s q -d 'no progress; errors and results only'
 complete -c bitrung -n '__fish_seen_subcommand_from run' -l server -r -d 'server to use, unix:PATH or HOST:PORT (or BITRUNG_SERVER)'

@@ -43,7 +43,7 @@ _bitrung() {
       _arguments \
         '*--set[overrides a value of the file, e.g. defaults.epochs=1; may be repeated]:KEY=VALUE: ' \
         '--data-dir[where the data sets lie (or BITRUNG_DATA_DIR; default ~/.cache/bitrung)]:DIR:_files -/' \
-        '--slots[jobs at a time (default\: one per device; on a CPU the cores are divided among them)]:N: ' \
+        '--slots[jobs at a time, which divide the cores (default\: one per GPU; without one as many as wait, at most one per core)]:N: ' \
         '--output[text, tsv or json (default\: text on a terminal, tsv on a pipe)]:FORM:(text tsv json)' \
         '--quiet[no progress; errors and results only]' \
         '--server[server to use, unix\:PATH or HOST\:PORT (or BITRUNG_SERVER)]:ADDRESS: ' \
