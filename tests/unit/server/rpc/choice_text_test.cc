@@ -1,10 +1,12 @@
-// What people are told of teachers that are chosen: by `explain`, by `plan`, in tables.
+// What people are told of teachers that are chosen, of cores and of what was computed with: by
+// `explain`, by `plan`, in tables.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "server/rpc/convert.h"
 #include "server/rpc/explain_text.h"
 #include "server/rpc/planner.h"
+#include "server/rpc/report.h"
 #include "tests/unit/db/db_testing.h"
 
 namespace bitrung::rpc {
@@ -91,6 +93,38 @@ TEST_F(ChoiceTextTest, Explain_SaysForWhatItWaitsAndWhatWasTaken) {
               ElementsAre("it is the next to get a slot",
                           "its teacher is t2, the best of 2 candidates with 62.00 % on the "
                           "validation images"));
+}
+
+TEST_F(ChoiceTextTest, Explain_SaysWhoHasTheCoresAndWhy) {
+  const db::JobRow job = db::value_of(reader_->job(JobId{4}));
+  EXPECT_THAT(
+      explained(job,
+                {core::QueuedBehind{0}, core::CoresTaken{"w", 4, {{JobId{1}, 3}, {JobId{2}, 1}}}}),
+      ElementsAre("it is the next to get a slot", "worker w shares 4 cores: t1 has 3, t2 has 1"));
+  const auto running = [&](std::uint32_t threads, std::uint32_t shared_cores) {
+    core::IsRunning reason;
+    reason.worker = "w";
+    reason.attempt = 1;
+    reason.width = {threads, shared_cores};
+    return explained(job, {reason}).at(0);
+  };
+  EXPECT_EQ(running(4, 4),
+            "attempt 1 runs on worker w with all its 4 cores: no other job waited for them");
+  EXPECT_EQ(running(1, 4),
+            "attempt 1 runs on worker w with 1 of its 4 cores: those that were free were divided "
+            "among the jobs that waited");
+  EXPECT_EQ(running(1, 1), "attempt 1 runs on worker w");
+  EXPECT_EQ(running(8, 0), "attempt 1 runs on worker w");  // Its slot has as many for good.
+}
+
+TEST(ComputationText, SaysBackendThreadsAndReason) {
+  EXPECT_EQ(computation_text(R"({"backend":"fused avx2","backend_reason":null,"threads":2})"),
+            "computed by fused avx2 on 2 threads");
+  EXPECT_EQ(computation_text(R"({"backend":"eager","backend_reason":"it is new","threads":1})"),
+            "computed by eager on 1 thread, not by the fused loops: it is new");
+  EXPECT_EQ(computation_text(R"({"backend":"eager"})"), "computed by eager");  // Of an older one.
+  EXPECT_EQ(computation_text(R"({"backend":7})"), "");
+  EXPECT_EQ(computation_text("not JSON"), "");
 }
 
 TEST_F(ChoiceTextTest, Plan_DoesNotGuessTheTeacher) {
