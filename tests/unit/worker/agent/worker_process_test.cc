@@ -277,14 +277,15 @@ TEST_F(WorkerProcessTest, KilledTrainer_EndsOneAttemptOnly) {
   EXPECT_TRUE(server_.attempt("1-2").outcomes[0].has_succeeded());
 }
 
+// Long enough for the trainer to start on a busy machine: it is silent then, too.
 TEST_F(WorkerProcessTest, SilentTrainer_IsKilled) {
-  start_worker({"--silence-timeout", "1.5"});
+  start_worker({"--silence-timeout", "4.5"});
   wait_for_session(1);
   server_.offer(offer(1, 1, R"([["hang"]])"));
   wait_for_outcome("1-1");
   const v1::Failure& failure = server_.attempt("1-1").outcomes[0].failed();
   EXPECT_EQ(failure.failure_class(), v1::FAILURE_CLASS_TRAINER_CRASHED);
-  EXPECT_THAT(failure.message(), HasSubstr("said nothing for 1.5 s"));
+  EXPECT_THAT(failure.message(), HasSubstr("said nothing for 4.5 s"));
 }
 
 TEST_F(WorkerProcessTest, CancelAndFence_StopTheTrainer) {
