@@ -212,10 +212,7 @@ class Training {
                            student_->follows_training()
                                ? "its quantization changes with the training's progress"
                                : "");
-      if (!device_step_->why_not_recorded().empty()) {
-        observer_.log("steps are launched operation by operation, since " +
-                      device_step_->why_not_recorded());
-      }
+      say_if_not_recorded();
     }
     counters_ = Counters{};
     best_.clear();
@@ -386,7 +383,13 @@ class Training {
                  now.is_on ? teach(images, indices) : Distiller::Lesson{}, now, rate);
   }
 
-  // The teachers' logits are computed with each step, so that the step stays the same.
+  void say_if_not_recorded() {
+    if (const std::string& reason = device_step_->why_not_recorded(); !reason.empty()) {
+      observer_.log("steps are launched operation by operation, since " + reason);
+    }
+  }
+
+  // Where steps are recorded, the teachers' logits are computed with each, so that they are equal.
   template <typename Place>
   StepValues learn_on_device(std::span<const std::uint32_t> indices, const Place& place,
                              double rate) {
@@ -399,12 +402,14 @@ class Training {
     const StepValues values = device_step_->run(
         indices, place, rate,
         [&](const at::Tensor& images, const at::Tensor& labels, const at::Tensor& device_rate) {
-          return learn(images, labels, now.is_on ? distiller_->teach(images) : Distiller::Lesson{},
-                       now, device_rate);
+          Distiller::Lesson lesson;
+          if (now.is_on) {
+            lesson = was_recorded ? distiller_->teach(images) : teach(images, indices);
+          }
+          return learn(images, labels, lesson, now, device_rate);
         });
-    if (was_recorded && !device_step_->why_not_recorded().empty()) {
-      observer_.log("steps are launched operation by operation, since " +
-                    device_step_->why_not_recorded());
+    if (was_recorded) {
+      say_if_not_recorded();
     }
     return values;
   }
