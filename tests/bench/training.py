@@ -39,7 +39,7 @@ def run(command, **more):
 
 
 def spec(options, depth, bits, backend, is_taught):
-    return {"kind": "train", "numerics": 3, "model": f"resnet{depth}", "shortcut": "block", "dataset": "synthetic",
+    return {"kind": "train", "numerics": 4, "model": f"resnet{depth}", "shortcut": "block", "dataset": "synthetic",
             "synthetic": {"train_images": options.images, "test_images": 128, "seed": 1}, "train_images": 0,
             "method": {"weights": "dorefa", "activations": "dorefa"},
             "bits": {"weights": bits, "activations": bits, "first": 32, "shortcut": 32, "last": 32, "gradients": 32,

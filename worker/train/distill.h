@@ -89,7 +89,7 @@ class Distiller {
   bool uses_features() const { return options_.uses_features(); }
   // As Network::depends_on_threads(), of the teachers and what is computed from their features.
   bool depends_on_threads() const;
-  std::size_t teacher_count() const { return teachers_.size(); }
+  std::span<const std::unique_ptr<Network>> teachers() const { return teachers_; }
   // Learned beside the student.
   const std::vector<LearnedTensor>& parameters() const { return regressors_; }
 

@@ -45,7 +45,7 @@ Outcome run(const Job& job, const at::Device& device, DatasetCache& datasets, Ob
       job.spec, job.data_dir, [&observer](const std::string& text) { observer.log(text); });
   switch (job.spec.kind) {
     case Kind::kTrain:
-      return run_training(job, device, std::move(dataset), observer);
+      return run_training(job, device, std::move(dataset), datasets.cache_dir(), observer);
     case Kind::kQuantize:
       return run_quantization(job, device, std::move(dataset), observer);
     case Kind::kEvaluate:

@@ -1,13 +1,16 @@
 #include "worker/train/loop.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <deque>
 #include <new>
+#include <nlohmann/json.hpp>
 
 #include "db/base/check.h"
 #include "worker/train/checkpoint.h"
+#include "worker/train/checksum.h"
 #include "worker/train/data/batch.h"
 #include "worker/train/data/host_batch.h"
 #include "worker/train/device_step.h"
@@ -19,6 +22,7 @@
 #include "worker/train/resume.h"
 #include "worker/train/schedule.h"
 #include "worker/train/sgd.h"
+#include "worker/train/teacher_logits.h"
 
 namespace bitrung::train {
 
@@ -45,51 +49,15 @@ std::vector<NamedTensor> copy_of(const std::vector<NamedTensor>& tensors) {
   return copy;
 }
 
-// The teachers' logits for each training image, once they were computed.
-class TeacherLogits {
- public:
-  template <typename Teach>
-  Distiller::Lesson of(std::span<const std::uint32_t> indices, std::int64_t images,
-                       const Teach& teach) {
-    const at::Tensor rows = at::empty({static_cast<std::int64_t>(indices.size())}, at::kLong);
-    std::copy(indices.begin(), indices.end(), rows.data_ptr<std::int64_t>());
-    is_known_.resize(static_cast<std::size_t>(images), false);
-    const bool all_known =
-        std::all_of(indices.begin(), indices.end(), [this](auto i) { return is_known_[i]; });
-    if (all_known) {
-      Distiller::Lesson lesson;
-      for (const at::Tensor& table : tables_) {
-        lesson.logits.push_back(table.index_select(0, rows.to(table.device())));
-      }
-      return lesson;
-    }
-    Distiller::Lesson lesson = teach();
-    for (std::size_t i = 0; i < lesson.logits.size(); ++i) {
-      const at::Tensor& logits = lesson.logits[i];
-      if (tables_.size() == i) {
-        tables_.push_back(at::zeros({images, logits.size(1)}, logits.options()));
-      }
-      tables_[i].index_copy_(0, rows.to(logits.device()), logits);
-    }
-    for (const std::uint32_t index : indices) {
-      is_known_[index] = true;
-    }
-    return lesson;
-  }
-
- private:
-  std::vector<at::Tensor> tables_;  // (images,classes) of each teacher.
-  std::vector<bool> is_known_;
-};
-
 class Training {
  public:
   Training(const Job& job, const at::Device& device, std::shared_ptr<const Dataset> dataset,
-           Observer& observer)
+           const fs::path& cache_dir, Observer& observer)
       : job_(job),
         spec_(job.spec),
         device_(device),
         dataset_(std::move(dataset)),
+        cache_dir_(cache_dir),
         observer_(observer),
         split_(
             split_training_images(dataset_->training.size(), spec_.train_images, spec_.validation)),
@@ -109,6 +77,9 @@ class Training {
     start_ = Clock::now();
     carried_seconds_ = counters_.duration_seconds;
     observer_.started(counters_.epoch, spec_.epochs, spec_.epochs * steps_per_epoch_);
+    if (const StopRequest stop = keep_teacher_logits(); stop != StopRequest::kNone) {
+      return stopped(stop);
+    }
     while (counters_.epoch < spec_.epochs) {
       if (const StopRequest stop = run_epoch(); stop != StopRequest::kNone) {
         return stopped(stop);
@@ -165,6 +136,8 @@ class Training {
         teachers.push_back(make_network({*network, class_count(spec_.dataset)}, 0, tensors()));
         load_network(file, what, LoadRule::kExact, *teachers.back());
         choose_backend(*teachers.back(), what);
+        teacher_identities_.push_back(
+            {canonical_network(*network), checksum_of(file), teachers.back()->backend()});
       }
       if (&path == &job_.teachers.front()) {
         teacher_file_ = std::move(file);
@@ -337,14 +310,86 @@ class Training {
     }
   }
 
-  // What the teachers say to a batch. Without augmentation they see the same images in each epoch,
-  // so once is enough.
-  Distiller::Lesson teach(const at::Tensor& images, std::span<const std::uint32_t> indices) {
-    if (spec_.augment_crop || spec_.augment_flip || distiller_->uses_features()) {
-      return distiller_->teach(images);
+  bool is_augmented() const { return spec_.augment_crop || spec_.augment_flip; }
+
+  // Begins to keep what the teachers say. Where steps are recorded on a device, or features are
+  // compared, they are asked about each batch.
+  StopRequest keep_teacher_logits() {
+    const bool is_recorded = device_step_ && device_step_->why_not_recorded().empty();
+    if (!distiller_ || distiller_->uses_features() || is_recorded) {
+      return StopRequest::kNone;
     }
-    return teacher_logits_.of(indices, static_cast<std::int64_t>(dataset_->training.size()),
-                              [&] { return distiller_->teach(images); });
+    // Logits whose last bits depend on the number of threads stay with this training.
+    std::optional<LogitsFolder> folder;
+    if (!cache_dir_.empty() && device_.is_cpu() && !distiller_->depends_on_threads()) {
+      folder.emplace(cache_dir_ / "teacher-logits",
+                     [this](const std::string& text) { observer_.log(text); });
+    }
+    if (!is_augmented()) {
+      return ask_about_all_images(folder);
+    }
+    if (folder) {
+      epoch_logits_.emplace(*std::move(folder), views().dump(), steps_per_epoch_ * batch_size_);
+    }
+    return StopRequest::kNone;
+  }
+
+  // What decides the teachers' logits, but for the epoch.
+  nlohmann::json views() const {
+    Checksum images;
+    for (const std::uint32_t index : split_.training) {
+      images.add({dataset_->training.image(index), kImageBytes});
+    }
+    nlohmann::json views = {
+        {"numerics", kNumerics}, {"teachers", teacher_identities_}, {"images", images.text()}};
+    if (is_augmented()) {
+      views.update({{"batch_size", batch_size_},
+                    {"crop", spec_.augment_crop},
+                    {"flip", spec_.augment_flip},
+                    {"seed", spec_.seed}});
+    }
+    return views;
+  }
+
+  // In their own order and not the epoch's, so that a resumed training gets the same.
+  StopRequest ask_about_all_images(std::optional<LogitsFolder>& folder) {
+    const std::string key = views().dump();
+    LogitTables tables = folder ? folder->read(key) : LogitTables();
+    if (tables.empty()) {
+      for (const std::unique_ptr<Network>& teacher : distiller_->teachers()) {
+        std::vector<at::Tensor> logits;
+        const EvaluationHooks hooks = {
+            [this] {
+              report_progress();
+              return observer_.stop_requested();
+            },
+            [&](const at::Tensor& batch, const at::Tensor&) { logits.push_back(batch.clone()); }};
+        if (const StopRequest stop = evaluate_images(*teacher, dataset_->training, split_.training,
+                                                     device_, evaluation_batch_, hooks);
+            stop != StopRequest::kNone) {
+          return stop;
+        }
+        tables.push_back(at::cat(logits));
+      }
+      if (folder) {
+        folder->write(key, tables);
+      }
+    }
+    image_logits_.emplace(std::move(tables), split_.training);
+    return StopRequest::kNone;
+  }
+
+  // What the teachers say to a batch.
+  Distiller::Lesson teach(const at::Tensor& images, std::span<const std::uint32_t> indices) {
+    if (image_logits_) {
+      return image_logits_->of(indices);
+    }
+    const auto ask = [&] { return distiller_->teach(images); };
+    if (epoch_logits_) {
+      return epoch_logits_->of(counters_.epoch, counters_.step_in_epoch * batch_size_, batch_size_,
+                               ask);
+    }
+    return ask();
   }
 
   DistillationNow distillation_now() const {
@@ -647,6 +692,7 @@ class Training {
   const Spec& spec_;
   const at::Device device_;
   const std::shared_ptr<const Dataset> dataset_;
+  const fs::path cache_dir_;  // May be empty.
   Observer& observer_;
   const Split split_;
   const std::vector<std::uint32_t> test_indices_;
@@ -657,7 +703,10 @@ class Training {
 
   SafetensorsFile teacher_file_;  // Of the first teacher; emptied once nothing needs it.
   std::unique_ptr<Distiller> distiller_;
-  TeacherLogits teacher_logits_;
+  // Of each teacher: what it is, its file's checksum, what computes it.
+  std::vector<std::array<std::string, 3>> teacher_identities_;
+  std::optional<ImageLogits> image_logits_;
+  std::optional<EpochLogits> epoch_logits_;
   std::unique_ptr<Network> student_;
   std::string backend_reason_;  // Of the student.
   std::unique_ptr<Sgd> optimizer_;
@@ -679,8 +728,9 @@ class Training {
 }  // namespace
 
 Outcome run_training(const Job& job, const at::Device& device,
-                     std::shared_ptr<const Dataset> dataset, Observer& observer) {
-  return Training(job, device, std::move(dataset), observer).run();
+                     std::shared_ptr<const Dataset> dataset, const fs::path& cache_dir,
+                     Observer& observer) {
+  return Training(job, device, std::move(dataset), cache_dir, observer).run();
 }
 
 }  // namespace bitrung::train

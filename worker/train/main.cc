@@ -40,7 +40,7 @@ Options
   --threads N       CPU threads of the training (default 1); part of what makes results bit-identical
   --events-fd FD    descriptor for events (default 1, standard output)
   --data-dir DIR    folder with cifar-10-batches-bin or cifar-100-binary, or with their files
-  --cache-dir DIR   folder that trainers of this host share: synthetic data sets are drawn once (default: none)
+  --cache-dir DIR   folder that trainers of this host share: synthetic data sets, teachers' logits (default: none)
   --work-dir DIR    where checkpoints go (default: the current folder)
   --teacher FILE    teacher's checkpoint, for specs with distill or init "teacher"; once for each teacher
   --init FILE       checkpoint to start from, for specs with init "job" or "artifact"
@@ -57,7 +57,7 @@ Examples
 A spec (every option written out; see worker/train/PROTOCOL.md)
   {"augment":["crop","flip"],"backend":"auto","batch_size":128,"bits":{"activations":4,"first":32,"gradients":32,"last":32,
    "layers":[],"shortcut":32,"weights":4},"dataset":"cifar10","epochs":5,"init":"scratch","kind":"train",
-   "method":{"activations":"dorefa","weights":"dorefa"},"model":"resnet8","numerics":3,"optimizer":{"kind":"sgd",
+   "method":{"activations":"dorefa","weights":"dorefa"},"model":"resnet8","numerics":4,"optimizer":{"kind":"sgd",
    "learning_rate":0.1,"momentum":0.9,"nesterov":false,"weight_decay":0.0001},"schedule":{"kind":"cosine",
    "warmup_epochs":0},"seed":20,"shortcut":"block","train_images":0,"validation":0}
 

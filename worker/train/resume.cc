@@ -1,13 +1,9 @@
 #include "worker/train/resume.h"
 
-#include <array>
-#include <bit>
-#include <cstdio>
-#include <cstring>
 #include <nlohmann/json.hpp>
-#include <span>
 
 #include "worker/train/checkpoint.h"
+#include "worker/train/checksum.h"
 #include "worker/train/failure.h"
 
 namespace bitrung::train {
@@ -20,7 +16,6 @@ constexpr const char* kModelPrefix = "model.";
 constexpr const char* kMomentumPrefix = "momentum.";
 constexpr const char* kBestPrefix = "best.";
 constexpr const char* kExtraPrefix = "extra.";
-constexpr const char* kChecksumKey = "bitrung.checksum";
 
 json evaluation_json(const Score& evaluation) {
   return {{"accuracy", evaluation.accuracy}, {"loss", evaluation.loss}};
@@ -28,54 +23,6 @@ json evaluation_json(const Score& evaluation) {
 
 Score parse_evaluation(const json& value) {
   return {value.at("accuracy"), value.at("loss")};
-}
-
-// 64 bits over everything that the file holds but themselves. Each step is a bijection of the
-// state, so a change inside one word is always seen. Against damage; whoever means harm has to get
-// past the artifact's SHA-256.
-class Checksum {
- public:
-  void add(std::span<const std::uint8_t> bytes) {
-    std::uint64_t word = 0;
-    while (bytes.size() >= sizeof word) {
-      std::memcpy(&word, bytes.data(), sizeof word);
-      mix(word);
-      bytes = bytes.subspan(sizeof word);
-    }
-    word = 0;
-    std::memcpy(&word, bytes.data(), bytes.size());
-    mix(word);
-    mix(bytes.size());
-  }
-  void add(std::string_view text) {
-    mix(text.size());
-    add({reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
-  }
-  void mix(std::uint64_t word) { state_ = std::rotl((state_ ^ word) * 0x9e37'79b9'7f4a'7c15, 29); }
-  std::string text() const {
-    std::array<char, 17> digits{};
-    std::snprintf(digits.data(), digits.size(), "%016llx", static_cast<unsigned long long>(state_));
-    return digits.data();
-  }
-
- private:
-  std::uint64_t state_ = 0;
-};
-
-std::string checksum_of(const SafetensorsFile& file) {
-  Checksum sum;
-  for (const auto& [key, value] : file.metadata) {
-    if (key == kChecksumKey) continue;
-    sum.add(key);
-    sum.add(value);
-  }
-  for (const auto& [name, tensor] : file.tensors) {
-    sum.add(name);
-    sum.add(dtype_name(tensor.dtype));
-    for (const std::int64_t size : tensor.shape) sum.mix(static_cast<std::uint64_t>(size));
-    sum.add(tensor.bytes);
-  }
-  return sum.text();
 }
 
 // Doubles are printed in their shortest exact form, so they return unchanged.
@@ -145,7 +92,7 @@ SafetensorsFile make_resume(const Counters& counters, const TensorGroups& tensor
                    {"bitrung.spec", canonical_spec(spec)},
                    {"bitrung.epoch", std::to_string(counters.epoch)},
                    {"bitrung.state", counters_json(counters).dump()}};
-  file.metadata[kChecksumKey] = checksum_of(file);
+  seal(file);
   return file;
 }
 
@@ -155,9 +102,8 @@ Counters restore(const SafetensorsFile& file, const Spec& spec, TensorGroups& te
     fail_user_error(what + ": its metadata bitrung.kind is \"" + metadata_of(file, "bitrung.kind") +
                     "\", expected \"resume\"");
   }
-  if (const std::string said = metadata_of(file, kChecksumKey); said != checksum_of(file)) {
-    fail_user_error(what + ": its checksum is \"" + said + "\", its content has " +
-                    checksum_of(file) + "; it was damaged on a disk");
+  if (const std::string damage = damage_of(file); !damage.empty()) {
+    fail_user_error(what + ": " + damage);
   }
   if (metadata_of(file, "bitrung.spec") != canonical_spec(spec)) {
     fail_user_error(what + ": it belongs to another spec");

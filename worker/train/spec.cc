@@ -657,6 +657,12 @@ std::string canonical_spec(const Spec& spec) {
   return document.dump();
 }
 
+std::string canonical_network(const NetworkChoice& network) {
+  json document;
+  add_network(network, document);
+  return document.dump();
+}
+
 int class_count(std::string_view dataset) {
   return dataset == "cifar100" ? 100 : 10;
 }

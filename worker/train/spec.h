@@ -17,7 +17,7 @@
 namespace bitrung::train {
 
 // Rises whenever equal specs may give other numbers than before. Part of every job's identity.
-inline constexpr std::int64_t kNumerics = 3;
+inline constexpr std::int64_t kNumerics = 4;
 
 // What a job does.
 enum class Kind { kTrain, kQuantize, kEvaluate };
@@ -168,6 +168,9 @@ Spec parse_spec(std::string_view json, NumericsRule rule = NumericsRule::kMustBe
 
 // The one text of a spec: keys sorted, no white space, numbers in their shortest exact form.
 std::string canonical_spec(const Spec& spec);
+
+// The same of a network alone: model, shortcut, bits and method.
+std::string canonical_network(const NetworkChoice& network);
 
 // Number of classes of a data set that parse_spec accepts: 10, or 100 for cifar100.
 int class_count(std::string_view dataset);

@@ -63,13 +63,15 @@ void draw_synthetic(const SyntheticOptions& options, const DrawnImage& take);
 // one.
 class DatasetCache {
  public:
-  // cache_dir: where synthetic data sets are drawn for all trainers of the host; empty for none.
+  // cache_dir: where trainers of the host share files, as synthetic data sets; empty for none.
   explicit DatasetCache(std::filesystem::path cache_dir = {}) : cache_dir_(std::move(cache_dir)) {}
 
   // The data set that the spec names. Maps the files again if their modification time has changed.
   // `log` is told why a synthetic one could not be shared.
   std::shared_ptr<const Dataset> get(const Spec& spec, const std::filesystem::path& data_dir,
                                      const std::function<void(const std::string&)>& log);
+
+  const std::filesystem::path& cache_dir() const { return cache_dir_; }
 
  private:
   Dataset synthetic(const SyntheticOptions& options,

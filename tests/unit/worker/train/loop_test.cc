@@ -3,11 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
 
 #include "tests/unit/worker/train/test_files.h"
+#include "worker/train/checksum.h"
 #include "worker/train/failure.h"
 #include "worker/train/resume.h"
 #include "worker/train/safetensors.h"
@@ -490,6 +492,112 @@ TEST_F(Loop, TeacherLogitsOfImagesThatStayTheSame_AreComputedOnceAndResumeBitIde
     again.resume = run(again, stopping).path;
     EXPECT_EQ(read_bytes(run(again).path), read_bytes(outcome.path)) << stop_at;
   }
+}
+
+// A teacher in a folder that trainings share.
+class SharedLogits : public Loop {
+ protected:
+  Job student(const std::string& name, int bits) {
+    if (teacher_path_.empty()) {
+      teacher_path_ = run(job("teacher")).path;
+    }
+    Job student = job(name);
+    student.spec.network.bits = bits_of(bits);
+    student.spec.distill = distillation(2.0, 0.7);
+    student.teachers = {teacher_path_};
+    return student;
+  }
+  Outcome run_shared(const Job& job, Recorder& recorder) {
+    return run_job(job, "cpu", shared_datasets_, recorder);
+  }
+  std::vector<fs::path> files() const {
+    std::vector<fs::path> files;
+    if (!fs::exists(path("shared/teacher-logits"))) return files;
+    for (const fs::directory_entry& entry : fs::directory_iterator(path("shared/teacher-logits"))) {
+      files.push_back(entry.path());
+    }
+    return files;
+  }
+
+ private:
+  DatasetCache shared_datasets_{path("shared")};
+  fs::path teacher_path_;
+};
+
+TEST_F(SharedLogits, StudentsOfOneSeed_TakeThemAndLearnTheSame) {
+  Recorder first;
+  run_shared(student("first", 4), first);
+  EXPECT_THAT(first.logs, IsEmpty());
+  EXPECT_EQ(files().size(), 3);  // Epochs.
+  Job other = student("other", 2);
+  Recorder second;
+  const Outcome taken = run_shared(other, second);
+  EXPECT_THAT(second.logs, ElementsAre(HasSubstr("has kept what the teachers say")));
+  EXPECT_EQ(files().size(), 3);
+  EXPECT_EQ(read_bytes(taken.path), read_bytes(run(student("alone", 2)).path));
+
+  // They are what it learns from: other numbers there give another network.
+  for (const fs::path& path : files()) {
+    SafetensorsFile file = read_safetensors(path);
+    for (auto& [name, tensor] : file.tensors) {
+      std::ranges::fill(tensor.bytes, std::uint8_t{0});
+    }
+    seal(file);
+    write_safetensors(path, file);
+  }
+  Recorder third;
+  EXPECT_NE(read_bytes(run_shared(student("misled", 2), third).path), read_bytes(taken.path));
+}
+
+TEST_F(SharedLogits, PreemptAnywhere_AndResume_IsBitIdentical) {
+  const Outcome outcome = run(student("whole", 2));
+  for (const int stop_at : {3, 7, 9}) {
+    Job again = student("again" + std::to_string(stop_at), 2);
+    Recorder stopping;
+    stopping.stop_at = stop_at;
+    again.resume = run_shared(again, stopping).path;
+    Recorder resumed;
+    EXPECT_EQ(read_bytes(run_shared(again, resumed).path), read_bytes(outcome.path)) << stop_at;
+  }
+}
+
+TEST_F(SharedLogits, WithoutAugmentation_AllSeedsTakeThem) {
+  Job first = student("first", 4);
+  first.spec.augment_crop = first.spec.augment_flip = false;
+  Recorder recorder;
+  run_shared(first, recorder);
+  EXPECT_EQ(files().size(), 1);
+  EXPECT_THAT(recorder.logs, IsEmpty());
+  Job other = student("other", 2);
+  other.spec.augment_crop = other.spec.augment_flip = false;
+  ++other.spec.seed;
+  const Outcome taken = run_shared(other, recorder);
+  EXPECT_THAT(recorder.logs, ElementsAre(HasSubstr("has kept what the teachers say")));
+  EXPECT_EQ(files().size(), 1);
+  other.work_dir = job("alone").work_dir;
+  EXPECT_EQ(read_bytes(taken.path), read_bytes(run(other).path));
+}
+
+TEST_F(SharedLogits, OtherSeedsBatchesAndBackends_DoNotShare) {
+  Recorder recorder;
+  run_shared(student("first", 4), recorder);
+  Job seed = student("seed", 4);
+  ++seed.spec.seed;
+  run_shared(seed, recorder);
+  EXPECT_EQ(files().size(), 6);
+  Job batch = student("batch", 4);
+  batch.spec.batch_size = 16;
+  run_shared(batch, recorder);
+  EXPECT_EQ(files().size(), 9);
+  EXPECT_THAT(recorder.logs, IsEmpty());
+  // LibTorch's last bits depend on the number of threads, and features need the pass.
+  Job eager = student("eager", 4);
+  eager.spec.backend = Backend::kEager;
+  run_shared(eager, recorder);
+  Job features = student("features", 4);
+  features.spec.distill->attention = 10.0;
+  run_shared(features, recorder);
+  EXPECT_EQ(files().size(), 9);
 }
 
 TEST_F(Loop, SeveralTeachersAndTheirFeatures_Resume) {
