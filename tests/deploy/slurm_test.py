@@ -56,8 +56,8 @@ class SlurmTest(BitrungTest):
 
     def test_TwoNodes_TwoSlotsEach_AndACleanEnd(self):
         self.remote("submit", LADDER, *SMALL, "--set", "defaults.epochs=400")
-        # By the worker's own clock: the limit of a minute is never reached, nor is Slurm's signal before it.
-        job = self.submit_workers("--nodes=2", "--gpus-per-node=2", "--time=1", "--signal=USR2@5", stop_before=35)
+        # By the worker's own clock, after 25 seconds. Slurm sends its signal up to a minute early, so after 55 at the soonest.
+        job = self.submit_workers("--nodes=2", "--gpus-per-node=2", "--time=2", "--signal=USR2@5", stop_before=95)
         self.wait_until(lambda: len(self.query("select 1 from job where state = 'running'")) == 4, "four slots work", 60)
         workers = json.loads(self.remote("workers", "-o", "json").stdout)["workers"]
         self.assertEqual({worker["name"]: len(worker["slots"]) for worker in workers}, {"node1": 2, "node2": 2})

@@ -89,7 +89,7 @@ TEST(Spec, WrongValues_AreRefusedByName) {
   EXPECT_THAT(refusal(with(R"("kind":"dkd")", R"("kind":"kd")")),
               HasSubstr("unknown key \"distill.alpha\""));
   EXPECT_THAT(refusal(with(R"("numerics":4)", R"("numerics":5)")),
-              HasSubstr("numerics is 4, this trainer's is 3"));
+              HasSubstr("numerics is 5, this trainer's is 4"));
   EXPECT_THAT(refusal(with("[0.5,0.75]", "[0.75,0.5]")), HasSubstr("schedule.at"));
   EXPECT_THAT(refusal(with(R"(["crop","flip"])", R"(["flip","crop"])")), HasSubstr("augment"));
   EXPECT_THAT(refusal(with(R"("learning_rate":0.1)", R"("learning_rate":-1)")),
