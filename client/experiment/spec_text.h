@@ -10,7 +10,8 @@
 
 namespace bitrung::client {
 
-// The trainer's numerics version (kNumerics of worker/train/spec.h) that these specs are written for.
+// The trainer's numerics version (kNumerics of worker/train/spec.h) that these specs are written
+// for.
 inline constexpr int kNumerics = 4;
 
 // What a training's spec says of its inputs.

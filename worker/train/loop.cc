@@ -353,7 +353,7 @@ class Training {
 
   // In their own order and not the epoch's, so that a resumed training gets the same.
   StopRequest ask_about_all_images(std::optional<LogitsFolder>& folder) {
-    const std::string key = views().dump();
+    const std::string key = folder ? views().dump() : "";  // It reads every image.
     LogitTables tables = folder ? folder->read(key) : LogitTables();
     if (tables.empty()) {
       for (const std::unique_ptr<Network>& teacher : distiller_->teachers()) {
