@@ -47,6 +47,23 @@ class KillsTest(BitrungTest):
             return done >= succeeded and live
         self.wait_until(fact, f"{succeeded} jobs succeeded and one runs")
 
+    def crash_a_trainer(self, process):
+        """Kills trainers until one of them was at work: one that has just finished its job, or waits for one, is no fault."""
+        killed_in = set()
+
+        def fact():
+            if self.query("select 1 from attempt where failure_class = 'trainer_crashed'"):
+                return True
+            live = {(row["id"], row["attempt"]) for row in self.query(
+                "select id, attempt from job where state = 'running' and resume_sha256 is not null")}
+            if live - killed_in:
+                killed_in.update(live)
+                for trainer in descendants_named(process.pid, "bitrung-trainer"):
+                    kill(trainer)
+            return False
+        self.wait_for_work(0)
+        self.wait_until(fact, "a dead trainer is noticed")
+
     def finish_study(self, process):
         out = process.stdout.read()
         self.assertEqual(process.wait(timeout=300), 0, process.errors.seen)
@@ -57,10 +74,7 @@ class KillsTest(BitrungTest):
 
     def test_Kill9OfTrainerWorkerAndServer_EachIsStartedAgain_AndTheStudyCompletes(self):
         process = self.start_study()
-        self.wait_for_work(0)
-        kill(descendants_named(process.pid, "bitrung-trainer")[0])
-        self.wait_until(lambda: self.query("select 1 from attempt where failure_class = 'trainer_crashed'"),
-                        "the dead trainer is noticed")
+        self.crash_a_trainer(process)
         for program, succeeded in (("bitrung-worker", 1), ("bitrung-server", 2)):
             self.wait_for_work(succeeded)
             killed = descendants_named(process.pid, program)[0]
