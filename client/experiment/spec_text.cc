@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "db/base/check.h"
+#include "worker/train/numerics.h"
 
 namespace bitrung::client {
 namespace {
@@ -162,7 +163,7 @@ std::string train_spec(const Options& options, const BitsValue& bits, const Meth
     fmt::format_to(out, R"("init_artifact":"{}",)", inputs.init_artifact);
   }
   fmt::format_to(out, R"("kind":"train","method":{},"model":"{}","numerics":{},)",
-                 method_json(method), options.word(kModel), kNumerics);
+                 method_json(method), options.word(kModel), train::kNumerics);
   fmt::format_to(
       out,
       R"("optimizer":{{"kind":"{}","learning_rate":{},"momentum":{},"nesterov":{},"weight_decay":{}}},)",
@@ -185,7 +186,7 @@ std::string quantize_spec(const Options& options, const TrainedAs& quantized) {
       R"({{"bits":{},"calibration":{},"dataset":"{}","kind":"quantize","method":{},"model":"{}",)"
       R"("numerics":{},"seed":{},"shortcut":"{}",)",
       bits_json(quantized.bits), calibration_json(options), options.word(kDataset),
-      method_json(quantized.method), quantized.model, kNumerics, options.integer(kSeed),
+      method_json(quantized.method), quantized.model, train::kNumerics, options.integer(kSeed),
       quantized.shortcut);
   const auto out = std::back_inserter(text);
   write_synthetic(options, out);
@@ -199,7 +200,7 @@ std::string evaluate_spec(const Options& options, const TrainedAs& source) {
       R"({{"bits":{},"dataset":"{}","kind":"evaluate","method":{},"model":"{}","numerics":{},)"
       R"("seed":{},"shortcut":"{}",)",
       bits_json(source.bits), options.word(kDataset), method_json(source.method), source.model,
-      kNumerics, options.integer(kSeed), source.shortcut);
+      train::kNumerics, options.integer(kSeed), source.shortcut);
   const auto out = std::back_inserter(text);
   write_synthetic(options, out);
   write_images(options, out);

@@ -10,10 +10,6 @@
 
 namespace bitrung::client {
 
-// The trainer's numerics version (kNumerics of worker/train/spec.h) that these specs are written
-// for.
-inline constexpr int kNumerics = 4;
-
 // What a training's spec says of its inputs.
 struct SpecInputs {
   bool has_teacher = false;

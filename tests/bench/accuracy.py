@@ -9,39 +9,24 @@ difference of two such means would be by chance: its standard error. With --keep
 import argparse
 import concurrent.futures
 import json
-import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import tempfile
 
-HERE = pathlib.Path(__file__).resolve().parent
-BIN = pathlib.Path(os.environ.get("BITRUNG_BIN", HERE.parents[1] / "build/release/bin"))
-
-
-def spec(options, bits, seed, backend):
-    return {"kind": "train", "numerics": 4, "model": "resnet8", "shortcut": "block", "dataset": "cifar10", "train_images": options.images,
-            "method": {"weights": "dorefa", "activations": "dorefa"},
-            "bits": {"weights": bits, "activations": bits, "first": 32, "shortcut": 32, "last": 32, "gradients": 32, "layers": []},
-            "epochs": options.epochs, "batch_size": 128, "seed": seed, "backend": backend,
-            "optimizer": {"kind": "sgd", "learning_rate": 0.1, "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4},
-            "schedule": {"kind": "cosine", "warmup_epochs": 0}, "augment": ["crop", "flip"], "validation": 0, "init": "scratch"}
+import trainer
+from trainer import spec
 
 
 def accuracy(options, directory, bits, seed, backend):
     """Percent of the test images, and what computed the training."""
-    place = directory / f"{backend}-w{bits}-seed{seed}-images{options.images}-epochs{options.epochs}"
+    place = directory / f"numerics{trainer.numerics()}-{backend}-w{bits}-seed{seed}-images{options.images}-epochs{options.epochs}"
     place.mkdir(parents=True, exist_ok=True)
     outcome = place / "outcome.json"
     if not outcome.exists():
-        (place / "job.json").write_text(json.dumps(spec(options, bits, seed, backend)))
-        done = subprocess.run([BIN / "bitrung-trainer", "--threads", "1", "--job", place / "job.json", "--work-dir", place, "--data-dir",
-                               options.data], capture_output=True, text=True, check=False, env=os.environ | {"OMP_WAIT_POLICY": "passive"})
-        if done.returncode != 0:
-            sys.exit(f"{place.name} failed: {done.stdout[-500:]}{done.stderr[-2000:]}")
-        events = [json.loads(line) for line in done.stdout.splitlines()]
-        outcome.write_text(json.dumps(next(event for event in events if event["event"] == "succeeded")))
+        job = spec(bits, model="resnet8", dataset="cifar10", train_images=options.images, epochs=options.epochs,
+                   batch_size=128, seed=seed, backend=backend, schedule={"kind": "cosine", "warmup_epochs": 0})
+        outcome.write_text(json.dumps(trainer.train(job, place, "--threads", 1, "--data-dir", options.data)))
     event = json.loads(outcome.read_text())
     return event["result"]["test_accuracy"], event["report"]["backend"]
 

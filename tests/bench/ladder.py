@@ -20,16 +20,13 @@ import json
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 
-HERE = pathlib.Path(__file__).resolve().parent
-BIN = pathlib.Path(os.environ.get("BITRUNG_BIN", HERE.parents[1] / "build/release/bin"))
-ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("BITRUNG_")} | {
-    "OMP_WAIT_POLICY": "passive", "NO_COLOR": "1", "XDG_CONFIG_HOME": "/nonexistent"}
+from trainer import BIN, HERE, run
+
 BITS = [32, 16, 8, 4, 2, 1]
 # Name of each training: its bits, and what teaches it.
 TRAININGS = {f"alone.bits={bits}": (bits, None) for bits in BITS} | {
@@ -57,14 +54,6 @@ jobs:
     ladder: {{bits: {bits}}}
     distill: {{temperature: 1, weight: 0.5}}
 """
-
-
-def run(command, **environment):
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False,
-                          env=ENVIRONMENT | environment)
-    if done.returncode != 0:
-        sys.exit(f"{command[0]} failed: {done.stdout}{done.stderr}")
-    return done.stdout
 
 
 def by_bitrung(options, directory):

@@ -14,56 +14,32 @@ import argparse
 import concurrent.futures
 import ctypes.util
 import json
-import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import tempfile
 
-HERE = pathlib.Path(__file__).resolve().parent
-BIN = pathlib.Path(os.environ.get("BITRUNG_BIN", HERE.parents[1] / "build/release/bin"))
+import trainer
+from trainer import HERE, run, spec
+
 # Multiply-adds of the convolutions for one image, forwards; a training step does three times that but for the first layer,
 # whose input needs no gradient.
 MACS = {8: 12.50e6, 14: 26.66e6, 20: 40.81e6, 26: 54.97e6}
 FIRST_MACS = 27 * 16 * 1024
-ENVIRONMENT = os.environ | {"OMP_WAIT_POLICY": "passive"}
-
-
-def run(command, **more):
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False,
-                          env=ENVIRONMENT | more)
-    if done.returncode != 0:
-        sys.exit(f"{command[0]} failed: {done.stdout}{done.stderr}")
-    return done.stdout
-
-
-def spec(options, depth, bits, backend, is_taught):
-    return {"kind": "train", "numerics": 4, "model": f"resnet{depth}", "shortcut": "block", "dataset": "synthetic",
-            "synthetic": {"train_images": options.images, "test_images": 128, "seed": 1}, "train_images": 0,
-            "method": {"weights": "dorefa", "activations": "dorefa"},
-            "bits": {"weights": bits, "activations": bits, "first": 32, "shortcut": 32, "last": 32, "gradients": 32,
-                     "layers": []},
-            # The first epoch is the warm-up; both rates are of the training steps with their data, not of evaluations.
-            "epochs": 2, "batch_size": options.batch_size, "seed": 1, "backend": backend,
-            "optimizer": {"kind": "sgd", "learning_rate": 0.1, "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4},
-            "schedule": {"kind": "constant", "warmup_epochs": 0}, "augment": ["crop", "flip"], "validation": 0,
-            "init": "scratch"} | ({"distill": {
-                "kind": "kd", "temperature": 1.0, "temperature_end": 1.0, "weight": 0.5, "weight_end": 0.5,
-                "schedule": "constant", "self_study": 0.0, "attention": 0.0, "hint": 0.0, "similarity": 0.0}}
-                                  if is_taught else {})
+DISTILL = {"distill": {"kind": "kd", "temperature": 1.0, "temperature_end": 1.0, "weight": 0.5, "weight_end": 0.5,
+                       "schedule": "constant", "self_study": 0.0, "attention": 0.0, "hint": 0.0, "similarity": 0.0}}
 
 
 def train(options, depth, bits, backend, teacher, directory):
     """The rate; the checkpoint stays in the directory."""
     directory = pathlib.Path(directory)
     directory.mkdir(exist_ok=True)
-    job = directory / "job.json"
-    job.write_text(json.dumps(spec(options, depth, bits, backend, teacher is not None)))
-    lines = run([BIN / "bitrung-trainer", "--threads", options.threads, "--job", job, "--work-dir", directory] +
-                (["--teacher", teacher] if teacher else []))
-    events = [json.loads(line) for line in lines.splitlines()]
-    return next(event for event in events if event["event"] == "succeeded")["result"]["images_per_second"]
+    # The first epoch is the warm-up; both rates are of the training steps with their data, not of evaluations.
+    job = spec(bits, model=f"resnet{depth}", dataset="synthetic",
+               synthetic={"train_images": options.images, "test_images": 128, "seed": 1}, epochs=2, batch_size=options.batch_size,
+               seed=1, backend=backend, schedule={"kind": "constant", "warmup_epochs": 0}, **(DISTILL if teacher else {}))
+    event = trainer.train(job, directory, "--threads", options.threads, *(["--teacher", teacher] if teacher else []))
+    return event["result"]["images_per_second"]
 
 
 def eager(options, depth, bits, is_tuned):

@@ -27,7 +27,7 @@ RULES = {
     "worker/agent": (("db/base", "db/artifacts.h", "db/words.h", "worker/agent", "worker/train/data/locate.h"),
                      TORCH + SQL + YAML),
     "client/experiment": (("db/base", "db/words.h", "client/experiment", "worker/train/nn/architecture.h",
-                           "worker/train/quant/methods.h"), TORCH + SQL + ASIO + CLI),
+                           "worker/train/numerics.h", "worker/train/quant/methods.h"), TORCH + SQL + ASIO + CLI),
     "client/interop": (("db/base", "client/interop", "worker/train/nn/architecture.h", "worker/train/safetensors.h"),
                        TORCH + GRPC + SQL + ASIO + YAML + CLI),
     "client/cli": (("db/base", "db/words.h", "client", "worker/train/data/locate.h", "worker/train/nn/architecture.h",

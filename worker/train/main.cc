@@ -57,7 +57,7 @@ Examples
 A spec (every option written out; see worker/train/PROTOCOL.md)
   {"augment":["crop","flip"],"backend":"auto","batch_size":128,"bits":{"activations":4,"first":32,"gradients":32,"last":32,
    "layers":[],"shortcut":32,"weights":4},"dataset":"cifar10","epochs":5,"init":"scratch","kind":"train",
-   "method":{"activations":"dorefa","weights":"dorefa"},"model":"resnet8","numerics":4,"optimizer":{"kind":"sgd",
+   "method":{"activations":"dorefa","weights":"dorefa"},"model":"resnet8","numerics":5,"optimizer":{"kind":"sgd",
    "learning_rate":0.1,"momentum":0.9,"nesterov":false,"weight_decay":0.0001},"schedule":{"kind":"cosine",
    "warmup_epochs":0},"seed":20,"shortcut":"block","train_images":0,"validation":0}
 

@@ -12,12 +12,10 @@
 #include <vector>
 
 #include "worker/train/nn/architecture.h"
+#include "worker/train/numerics.h"
 #include "worker/train/quant/methods.h"
 
 namespace bitrung::train {
-
-// Rises whenever equal specs may give other numbers than before. Part of every job's identity.
-inline constexpr std::int64_t kNumerics = 4;
 
 // What a job does.
 enum class Kind { kTrain, kQuantize, kEvaluate };

@@ -346,6 +346,12 @@ constexpr int kRowsTogether = 8;
 // Input channels whose sums fit the registers.
 constexpr int kRowsOfSums = kLanes == 16 ? 16 : kLanes == 8 ? 4 : 2;
 
+// A few hundred products are summed up before they are added to the total of many images: where
+// most of a sum cancels, adding each to the total would cost a digit or two.
+BITRUNG_INLINE void add_to_total(float* total, Floats sum) {
+  store(total, load(total) + sum);
+}
+
 template <int kStep>
 void block_weight_gradients(const Convolution& shape, const float* in, const float* dy, float* dw) {
   const int in_side = shape.side * shape.stride + 2;
@@ -365,7 +371,7 @@ void block_weight_gradients(const Convolution& shape, const float* in, const flo
             for (int k = 0; k < kRowsOfSums; ++k) {
 #pragma GCC unroll 4
               for (int v = 0; v < kVectors; ++v) {
-                sums[k][v] = load(to + (c + k) * kBlock + v * kLanes);
+                sums[k][v] = Floats{};
               }
             }
             for (int y = first; y < first + kRowsTogether; ++y) {
@@ -395,7 +401,7 @@ void block_weight_gradients(const Convolution& shape, const float* in, const flo
             for (int k = 0; k < kRowsOfSums; ++k) {
 #pragma GCC unroll 4
               for (int v = 0; v < kVectors; ++v) {
-                store(to + (c + k) * kBlock + v * kLanes, sums[k][v]);
+                add_to_total(to + (c + k) * kBlock + v * kLanes, sums[k][v]);
               }
             }
           }
@@ -418,7 +424,7 @@ void image_weight_gradients(const Convolution& shape, const float* in, const flo
         Floats sums[kTogetherHere];
 #pragma GCC unroll 9
         for (int k = 0; k < kTogetherHere; ++k) {
-          sums[k] = load(to + k * dw_row);
+          sums[k] = Floats{};
         }
         for (int y = 0; y < shape.side; ++y) {
           const float* x = in + static_cast<long>(y + row) * side * kImageChannels;
@@ -435,7 +441,7 @@ void image_weight_gradients(const Convolution& shape, const float* in, const flo
         }
 #pragma GCC unroll 9
         for (int k = 0; k < kTogetherHere; ++k) {
-          store(to + k * dw_row, sums[k]);
+          add_to_total(to + k * dw_row, sums[k]);
         }
       }
     }

@@ -13,7 +13,7 @@ TEST(Spec, Defaults_AreAllWrittenOut) {
       R"({"augment":["crop","flip"],"backend":"auto","batch_size":128,)"
       R"("bits":{"activations":32,"first":32,"gradients":32,"last":32,"layers":[],"shortcut":32,)"
       R"("weights":32},"dataset":"cifar10","epochs":160,"init":"scratch","kind":"train",)"
-      R"("method":{"activations":"dorefa","weights":"dorefa"},"model":"resnet20","numerics":4,)"
+      R"("method":{"activations":"dorefa","weights":"dorefa"},"model":"resnet20","numerics":5,)"
       R"("optimizer":{"kind":"sgd","learning_rate":0.1,"momentum":0.9,"nesterov":false,)"
       R"("weight_decay":0.0001},"schedule":{"at":[0.5,0.75],"factor":0.1,"kind":"step",)"
       R"("warmup_epochs":0},"seed":20,"shortcut":"block","train_images":0,"validation":5000})");
@@ -37,7 +37,7 @@ jobs:
       R"("similarity":0.0,"temperature":3.0,"temperature_end":3.0,"weight":0.5,"weight_end":0.5},)"
       R"("epochs":2,)"
       R"("init":"scratch","kind":"train","method":{"activations":"dorefa","weights":"dorefa"},)"
-      R"("model":"resnet20","numerics":4,"optimizer":{"kind":"sgd","learning_rate":0.1,)"
+      R"("model":"resnet20","numerics":5,"optimizer":{"kind":"sgd","learning_rate":0.1,)"
       R"("momentum":0.9,"nesterov":false,"weight_decay":0.0001},)"
       R"("schedule":{"kind":"constant","warmup_epochs":0},"seed":20,"shortcut":"block",)"
       R"("synthetic":{"seed":1,"test_images":2000,"train_images":8000},"train_images":0,)"
@@ -223,7 +223,7 @@ jobs:
             R"("calibration":{"batch_norm":0,"batch_size":128,"batches":10,"clip":"minmax"},)"
             R"("dataset":"cifar10","kind":"quantize",)"
             R"("method":{"activations":"linear","ema_decay":0.999,"granularity":"tensor",)"
-            R"("range":"symmetric","weights":"linear"},"model":"resnet56","numerics":4,"seed":20,)"
+            R"("range":"symmetric","weights":"linear"},"model":"resnet56","numerics":5,"seed":20,)"
             R"("shortcut":"convolution","train_images":0,"validation":5000})");
   EXPECT_THAT(graph.jobs.at(1).spec_json, testing::HasSubstr(R"("clip":"sd","sd":3.0})"));
   EXPECT_THAT(graph.jobs.at(2).spec_json,
@@ -258,7 +258,7 @@ jobs:
             R"({"bits":{"activations":4,"first":32,"gradients":32,"last":32,"layers":[],)"
             R"("shortcut":32,"weights":8},"dataset":"cifar10","kind":"evaluate",)"
             R"("method":{"activations":"linear","ema_decay":0.999,"granularity":"tensor",)"
-            R"("range":"symmetric","weights":"linear"},"model":"resnet8","numerics":4,"seed":31,)"
+            R"("range":"symmetric","weights":"linear"},"model":"resnet8","numerics":5,"seed":31,)"
             R"("shortcut":"block","train_images":0,"validation":5000})");
 }
 

@@ -19,7 +19,7 @@ constexpr std::string_view kFullSpec =
     R"("weight_end":0.5},"epochs":160,"init":"artifact",)"
     R"("init_artifact":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","kind":"train",)"
     R"("method":{"activations":"pact","clip_decay":0.001,"clip_init":8.0,"weights":"dorefa-paper"},)"
-    R"("model":"resnet20","numerics":4,)"
+    R"("model":"resnet20","numerics":5,)"
     R"("optimizer":{"kind":"sgd","learning_rate":0.1,"momentum":0.9,"nesterov":false,"weight_decay":0.0001},)"
     R"("schedule":{"at":[0.5,0.75],"factor":0.1,"kind":"step","warmup_epochs":2},"seed":18446744073709551615,)"
     R"("shortcut":"convolution","synthetic":{"seed":1,"test_images":2000,"train_images":8000},)"
@@ -33,7 +33,7 @@ constexpr std::string_view kQuantizeSpec =
     R"("calibration":{"batch_norm":5,"batch_size":128,"batches":10,"clip":"percentile","percentile":99.9},)"
     R"("dataset":"cifar10","kind":"quantize",)"
     R"("method":{"activations":"linear","ema_decay":0.999,"granularity":"channel","range":"symmetric",)"
-    R"("weights":"linear"},"model":"resnet8","numerics":4,"seed":20,"shortcut":"block","train_images":0,)"
+    R"("weights":"linear"},"model":"resnet8","numerics":5,"seed":20,"shortcut":"block","train_images":0,)"
     R"("validation":0})";
 
 // The full spec with one piece of its text replaced.
@@ -88,8 +88,8 @@ TEST(Spec, WrongValues_AreRefusedByName) {
               HasSubstr("unknown key \"method.clip_decay\""));
   EXPECT_THAT(refusal(with(R"("kind":"dkd")", R"("kind":"kd")")),
               HasSubstr("unknown key \"distill.alpha\""));
-  EXPECT_THAT(refusal(with(R"("numerics":4)", R"("numerics":5)")),
-              HasSubstr("numerics is 5, this trainer's is 4"));
+  EXPECT_THAT(refusal(with(R"("numerics":5)", R"("numerics":6)")),
+              HasSubstr("numerics is 6, this trainer's is 5"));
   EXPECT_THAT(refusal(with("[0.5,0.75]", "[0.75,0.5]")), HasSubstr("schedule.at"));
   EXPECT_THAT(refusal(with(R"(["crop","flip"])", R"(["flip","crop"])")), HasSubstr("augment"));
   EXPECT_THAT(refusal(with(R"("learning_rate":0.1)", R"("learning_rate":-1)")),
