@@ -141,6 +141,9 @@ TEST_P(KernelsTest, WeightGradientsOfManyImages_LoseNothingToTheTotal) {
   at::Tensor x = numbers({kImages, 16, 32, 32}, 1).gt(-0.9).to(at::kDouble);
   at::Tensor dy = numbers({kImages, 16, 32, 32}, 2);
   dy -= dy.mean({0, 2, 3}, true);
+  // Half of the images pull one way, half the other.
+  dy.narrow(0, 0, kImages / 2) += 0.5;
+  dy.narrow(0, kImages / 2, kImages / 2) -= 0.5;
   dy = dy.to(at::kFloat).to(at::kDouble);
   std::vector<float> dw(9 * kBlock * kBlock, 0.0F);
   for (std::int64_t n = 0; n < kImages; ++n) {
@@ -151,7 +154,7 @@ TEST_P(KernelsTest, WeightGradientsOfManyImages_LoseNothingToTheTotal) {
   unpack_gradients(dw.data(), 1, shape, found.data_ptr<float>());
   const at::Tensor w = at::zeros({16, 16, 3, 3}, at::kDouble).set_requires_grad(true);
   (at::conv2d(x, w, {}, 1, 1) * dy).sum().backward();
-  EXPECT_LT(difference(found, w.grad()), 3e-6);
+  EXPECT_LT(difference(found, w.grad()), 5e-5);
 }
 
 TEST_P(KernelsTest, ConvolutionsOfCodes_AreExact) {
