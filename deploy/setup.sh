@@ -9,7 +9,7 @@ set -euo pipefail
 build=(g++ cmake ninja-build ccache mold pkg-config
        libtorch-dev libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev
        libabsl-dev libsqlite3-dev libboost1.81-dev libssl-dev libcurl4-openssl-dev libarchive-dev
-       libspdlog-dev libfmt-dev libcli11-dev libyaml-cpp-dev nlohmann-json3-dev)
+       libgoogle-perftools-dev libspdlog-dev libfmt-dev libcli11-dev libyaml-cpp-dev nlohmann-json3-dev)
 run=(libopenblas0-pthread ca-certificates)
 test=(libgtest-dev libgmock-dev python3 python3-numpy sqlite3 git systemd slurmctld slurmd slurm-client)
 bench=(python3-torch python3-pil libtcmalloc-minimal4)

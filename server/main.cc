@@ -26,6 +26,7 @@
 #include "db/artifacts.h"
 #include "db/backup.h"
 #include "db/base/disk_reserve.h"
+#include "db/base/huge_pages.h"
 #include "db/base/parent_process.h"
 #include "db/base/status.h"
 #include "db/base/tls13.h"
@@ -260,6 +261,7 @@ absl::StatusOr<int> serve(const Options& options) {
 
 int main(int argc, char** argv) {
   const pid_t parent = ::getppid();
+  bitrung::use_huge_pages();
   bitrung::require_tls13();
   std::signal(SIGPIPE, SIG_IGN);
   std::signal(SIGXFSZ, SIG_IGN);  // A file that may not grow is an error of the write.

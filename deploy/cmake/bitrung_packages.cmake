@@ -13,3 +13,7 @@ find_package(spdlog REQUIRED)
 find_package(CLI11 REQUIRED)
 find_package(yaml-cpp REQUIRED)
 find_package(nlohmann_json REQUIRED)
+# Sanitizers bring allocators of their own.
+if(NOT BITRUNG_SANITIZE)
+  find_library(BITRUNG_TCMALLOC tcmalloc_minimal REQUIRED)
+endif()

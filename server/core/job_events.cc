@@ -14,6 +14,7 @@ void Core::State::on(const Submit& event) {
 
   const ExperimentIndex index = jobs.add(id, first, event.jobs);
   const Experiment& experiment = jobs.experiment(index);
+  effects.reserve(effects.size() + 1 + experiment.job_count);
   effects.push_back(AddExperiment{id, first, experiment.job_count});
   for (JobIndex job = experiment.first; job < jobs.size(); ++job) {
     save(job);

@@ -244,16 +244,19 @@ absl::Status Engine::write_rows() {
     return absl::OkStatus();
   }
   BITRUNG_RETURN_IF_ERROR(ensure_transaction());
+  const std::int64_t first_new = turn_.new_jobs.empty() ? 0 : number(turn_.new_jobs.front().id);
+  std::size_t inserted = 0;
   for (const JobId job : turn_.changed_jobs) {
-    const auto found = turn_.new_jobs.find(number(job));
-    if (found == turn_.new_jobs.end()) {
+    const auto place = static_cast<std::size_t>(number(job) - first_new);
+    if (number(job) < first_new || place >= turn_.new_jobs.size()) {
       BITRUNG_RETURN_IF_ERROR(store_.update_job(core_->row(job)));
     } else {
-      BITRUNG_RETURN_IF_ERROR(store_.insert_job(found->second, core_->row(job)));
-      turn_.new_jobs.erase(found);
+      BITRUNG_RETURN_IF_ERROR(store_.insert_job(turn_.new_jobs[place], core_->row(job)));
+      ++inserted;
     }
   }
-  BITRUNG_CHECK(turn_.new_jobs.empty());  // The core saves every job it adds.
+  BITRUNG_CHECK(inserted == turn_.new_jobs.size());  // The core saves every job it adds.
+  turn_.new_jobs = {};
   // Written: not again in this turn unless they change again.
   turn_.saved_jobs.insert(turn_.saved_jobs.end(), turn_.changed_jobs.begin(),
                           turn_.changed_jobs.end());
@@ -413,8 +416,9 @@ absl::Status Engine::record(NewExperiment experiment, const Reply<SubmitAnswer>&
     for (db::InputRow& input : row.inputs) {
       if (input.parent) input.parent = JobId{number(add.first_job) + number(*input.parent)};
     }
-    turn_.new_jobs.emplace(number(row.id), std::move(row));
   }
+  BITRUNG_CHECK(turn_.new_jobs.empty());
+  turn_.new_jobs = std::move(experiment.rows);
   experiments_stored_ += 1;
   jobs_stored_ += add.job_count;
   const SubmitAnswer result{add.id, false};

@@ -220,7 +220,7 @@ class Engine {
     std::vector<JobId> changed_jobs;  // Not written yet, in order of first change.
     std::vector<JobId> saved_jobs;    // Written; a job that changed again stands here twice.
     std::unordered_set<std::int64_t> changed_set;
-    std::unordered_map<std::int64_t, db::JobSpecRow> new_jobs;  // Not inserted yet, by number.
+    std::vector<db::JobSpecRow> new_jobs;  // Not inserted yet; of one experiment, in order.
     std::vector<db::PinRow> pins;
     std::vector<db::AttemptRow> attempts;  // In order: an old attempt ends before a new one lives.
     std::map<core::AttemptKey, std::size_t> attempt_places;  // In `attempts`.

@@ -1,6 +1,4 @@
 // ExperimentService: submit, plan, look at, watch, cancel and retry graphs of jobs.
-#include <malloc.h>
-
 #include <algorithm>
 #include <charconv>
 #include <chrono>
@@ -15,6 +13,7 @@
 #include <boost/asio/steady_timer.hpp>
 
 #include "bitrung/v1/experiment_service.grpc.pb.h"
+#include "db/base/memory.h"
 #include "db/base/status.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/graph_request.h"
@@ -270,7 +269,7 @@ class ExperimentServiceImpl final : public v1::ExperimentService::CallbackServic
     const std::lock_guard lock(trim_mutex_);
     trim_timer_.expires_after(kTrimDelay);
     trim_timer_.async_wait([](const boost::system::error_code& error) {
-      if (!error) ::malloc_trim(0);
+      if (!error) release_free_memory();
     });
   }
 

@@ -277,6 +277,7 @@ absl::StatusOr<engine::NewExperiment> convert_graph(
   experiment.rows.reserve(static_cast<std::size_t>(jobs.size()));
   experiment.nodes.reserve(static_cast<std::size_t>(jobs.size()));
   std::unordered_set<std::string_view> names;
+  names.reserve(static_cast<std::size_t>(jobs.size()));
   SpecScanner scanner;
   for (const v1::JobNode& node : jobs) {
     db::JobSpecRow row;
