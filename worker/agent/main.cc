@@ -24,7 +24,6 @@
 #include <boost/asio/steady_timer.hpp>
 
 #include "db/base/files.h"
-#include "db/base/huge_pages.h"
 #include "db/base/parent_process.h"
 #include "db/base/status.h"
 #include "db/base/tls13.h"
@@ -292,6 +291,5 @@ int main_with(int argc, char** argv) {
 }  // namespace bitrung::agent
 
 int main(int argc, char** argv) {
-  bitrung::use_huge_pages();
   return bitrung::agent::main_with(argc, argv);
 }
