@@ -1,5 +1,10 @@
 #include "db/job_columns.h"
 
+#include <optional>
+#include <utility>
+
+#include "db/shared_spec.h"
+
 namespace bitrung::db {
 
 void read_job(Rows& rows, JobSpecRow& spec, JobStateRow& state, std::int64_t& changed_seq) {
@@ -19,6 +24,14 @@ void read_job(Rows& rows, JobSpecRow& spec, JobStateRow& state, std::int64_t& ch
     rows.read_from(32, result.test_accuracy, result.validation_accuracy, result.test_loss,
                    result.best_epoch, result.duration_seconds, result.images_per_second);
   }
+}
+
+absl::StatusOr<std::string> read_spec(Rows& rows, int column) {
+  std::string own;
+  std::optional<std::string> shared;
+  rows.read_from(column, own, shared);
+  if (!shared) return own;
+  return join_spec(*shared, own);
 }
 
 void add_input(const InputRow& input, bool is_chosen, JobSpecRow& spec, JobStateRow& state) {

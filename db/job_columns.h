@@ -3,8 +3,10 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 
+#include "absl/status/statusor.h"
 #include "db/rows.h"
 #include "db/sqlite.h"
 
@@ -24,6 +26,9 @@ inline constexpr std::string_view kJobColumns =
     "j.images_per_second";
 inline constexpr int kJobColumnCount = 38;
 void read_job(Rows& rows, JobSpecRow& spec, JobStateRow& state, std::int64_t& changed_seq);
+// A job's options: of `job_spec`, the column, and of `shared_spec`, the one behind it, NULL for
+// none.
+absl::StatusOr<std::string> read_spec(Rows& rows, int column);
 // Adds the next of the job's inputs.
 void add_input(const InputRow& input, bool is_chosen, JobSpecRow& spec, JobStateRow& state);
 

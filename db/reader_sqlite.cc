@@ -155,7 +155,8 @@ constexpr auto kOperations = std::to_array<Operation>({
      "SELECT experiment_id, name, identity FROM job WHERE spec_sha256 = ? AND state = 'succeeded' "
      "AND cached_from IS NULL ORDER BY id DESC LIMIT ?"},
     {&Statements::succeeded_like, "succeeded_like",
-     "SELECT {} WHERE j.model = ? AND j.dataset = ? AND j.state = 'succeeded' AND j.cached_from IS NULL "
+     "SELECT {} WHERE j.model = ? AND j.dataset = ? AND j.state = 'succeeded' AND j.cached_from IS "
+     "NULL "
      "ORDER BY j.id DESC LIMIT ?",
      kWholeJobs},
     {&Statements::pins, "pins",
@@ -167,8 +168,9 @@ constexpr auto kOperations = std::to_array<Operation>({
 // What every query for whole jobs selects; its conditions follow.
 std::string job_source() {
   return fmt::format(
-      "{}, s.spec_json, a.worker_name FROM job AS j "
+      "{}, a.worker_name, s.spec_json, h.spec_json FROM job AS j "
       "JOIN job_spec AS s ON s.job_id = coalesce(j.cached_from, j.id) "
+      "LEFT JOIN shared_spec AS h ON h.id = s.shared_id "
       "LEFT JOIN attempt AS a ON a.job_id = j.id AND a.attempt = j.attempt",
       kJobColumns);
 }
@@ -497,7 +499,8 @@ absl::StatusOr<std::vector<JobRow>> SqliteReader::read_jobs(Rows rows) {
     JobRow& row = found.emplace_back();
     read_job(rows, row.spec, row.state, row.changed_seq);
     std::optional<std::string> worker;
-    rows.read_from(kJobColumnCount, row.spec.spec_json, worker);
+    rows.read_from(kJobColumnCount, worker);
+    BITRUNG_ASSIGN_OR_RETURN(row.spec.spec_json, read_spec(rows, kJobColumnCount + 1));
     row.worker = std::move(worker).value_or("");
 
     Rows aliases = statements_.aliases.query(row.spec.id);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -44,8 +45,11 @@ struct JobSpecRow {
   ExperimentId experiment{};
   std::string name;
   std::vector<std::string> aliases;
+  // Every option, canonical JSON. What is written may have a part of them in `shared_spec`, which
+  // many jobs point to (db/shared_spec.h); what was read has none.
   std::string spec_json;
-  Digest spec_sha256;
+  std::shared_ptr<const std::string> shared_spec;
+  Digest spec_sha256;  // Of the whole.
   std::string model;
   std::string dataset;
   std::string method;

@@ -4,6 +4,9 @@
 #include <cstdint>
 #include <limits>
 #include <map>
+#include <memory>
+#include <optional>
+#include <unordered_map>
 #include <utility>
 
 #include <fmt/format.h>
@@ -33,6 +36,7 @@ struct Statements {
   Statement save_job_count;
   Statement insert_experiment;
   Statement insert_job;
+  Statement insert_shared_spec;
   Statement insert_job_spec;
   Statement insert_job_name;
   Statement insert_job_input;
@@ -93,7 +97,9 @@ constexpr auto kOperations = std::to_array<Operation>({
      "?, ?, ?, ?, ?, ?, ?, "
      "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"},
     {&Statements::insert_job_spec, "insert_job_spec",
-     "INSERT INTO job_spec (job_id, spec_json) VALUES (?, ?)"},
+     "INSERT INTO job_spec (job_id, spec_json, shared_id) VALUES (?, ?, ?)"},
+    {&Statements::insert_shared_spec, "insert_shared_spec",
+     "INSERT INTO shared_spec (spec_json) VALUES (?) RETURNING id"},
     {&Statements::insert_job_name, "insert_job_name",
      "INSERT INTO job_name (experiment_id, name, job_id, is_alias) VALUES (?, ?, ?, ?)"},
     {&Statements::insert_job_input, "insert_job_input",
@@ -171,10 +177,10 @@ constexpr auto kOperations = std::to_array<Operation>({
     {&Statements::find_active, "find_active",
      "SELECT e.id FROM experiment AS e WHERE e.name = ? AND e.graph_sha256 = ? ORDER BY e.id DESC"},
     {&Statements::offer_text, "offer_text",
-     "SELECT e.name || '/' || j.name, s.spec_json, j.dataset, j.timeout_seconds FROM job AS j "
-     "JOIN experiment AS e ON e.id = j.experiment_id JOIN job_spec AS s ON s.job_id = "
-     "coalesce(j.cached_from, j.id) "
-     "WHERE j.id = ?"},
+     "SELECT e.name || '/' || j.name, j.dataset, j.timeout_seconds, s.spec_json, h.spec_json "
+     "FROM job AS j JOIN experiment AS e ON e.id = j.experiment_id "
+     "JOIN job_spec AS s ON s.job_id = coalesce(j.cached_from, j.id) "
+     "LEFT JOIN shared_spec AS h ON h.id = s.shared_id WHERE j.id = ?"},
 });
 
 // The columns of a result, all NULL while there is none.
@@ -242,6 +248,7 @@ class SqliteStore final : public Store {
       saved_changed_seq_ = changed_seq_;
     }
     BITRUNG_RETURN_IF_ERROR(save_counts());
+    shared_spec_ids_.clear();
     return run(statements_.commit);
   }
 
@@ -312,7 +319,10 @@ class SqliteStore final : public Store {
     Rows rows = statements_.offer_text.query(id);
     OfferText text;
     const bool found = rows.next();
-    if (found) rows.read(text.display_name, text.spec_json, text.dataset, text.timeout_seconds);
+    if (found) {
+      rows.read(text.display_name, text.dataset, text.timeout_seconds);
+      BITRUNG_ASSIGN_OR_RETURN(text.spec_json, read_spec(rows, 3));
+    }
     BITRUNG_RETURN_IF_ERROR(rows.status());
     if (!found) return absl::NotFoundError(fmt::format("there is no job {}", number(id)));
     return text;
@@ -358,6 +368,7 @@ class SqliteStore final : public Store {
   // Writes the counts that changed.
   absl::Status save_counts();
   absl::Status save_chosen(const JobStateRow& state);
+  absl::StatusOr<std::int64_t> shared_spec_id(const std::shared_ptr<const std::string>& text);
   absl::StatusOr<Watermarks> watermarks(JobId job, std::uint32_t attempt);
   absl::Status append_to_series(JobId job, std::uint32_t attempt, std::string_view name,
                                 const std::vector<const PointRow*>& points);
@@ -371,6 +382,8 @@ class SqliteStore final : public Store {
   std::int64_t changed_seq_ = 0;        // Last value given out.
   std::int64_t saved_changed_seq_ = 0;  // As in table meta.
   JobCounter counter_;
+  // Of the running turn's.
+  std::unordered_map<std::shared_ptr<const std::string>, std::int64_t> shared_spec_ids_;
 };
 
 absl::Status SqliteStore::save_counts() {
@@ -537,7 +550,11 @@ absl::Status SqliteStore::insert_job(const JobSpecRow& spec, const JobStateRow& 
       result.duration_seconds, result.images_per_second, ++changed_seq_));
   // The options of a job that takes an equal one's result are those of that one.
   if (!state.cached_from) {
-    BITRUNG_RETURN_IF_ERROR(run(statements_.insert_job_spec, spec.id, spec.spec_json));
+    std::optional<std::int64_t> shared_id;
+    if (spec.shared_spec) {
+      BITRUNG_ASSIGN_OR_RETURN(shared_id, shared_spec_id(spec.shared_spec));
+    }
+    BITRUNG_RETURN_IF_ERROR(run(statements_.insert_job_spec, spec.id, spec.spec_json, shared_id));
   }
   BITRUNG_RETURN_IF_ERROR(
       run(statements_.insert_job_name, spec.experiment, spec.name, spec.id, false));
@@ -552,6 +569,17 @@ absl::Status SqliteStore::insert_job(const JobSpecRow& spec, const JobStateRow& 
   }
   counter_.insert(spec.id, spec.experiment, state.state, state.cached_from.has_value());
   return save_chosen(state);
+}
+
+absl::StatusOr<std::int64_t> SqliteStore::shared_spec_id(
+    const std::shared_ptr<const std::string>& text) {
+  const auto [known, is_new] = shared_spec_ids_.try_emplace(text, 0);
+  if (is_new) {
+    Rows rows = statements_.insert_shared_spec.query(*text);
+    while (rows.next()) rows.read(known->second);
+    BITRUNG_RETURN_IF_ERROR(note(rows.status()));
+  }
+  return known->second;
 }
 
 absl::Status SqliteStore::save_chosen(const JobStateRow& state) {

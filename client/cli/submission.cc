@@ -44,7 +44,7 @@ v1::SubmitExperimentRequest make_submit_request(const client::Graph& graph, bool
   request.set_name(graph.name);
   request.set_source_yaml(graph.source_yaml);
   request.set_join_active(join_active);
-  client::to_proto(graph, request.mutable_jobs());
+  client::to_proto(graph, request.mutable_jobs(), request.mutable_shared_specs());
   return request;
 }
 

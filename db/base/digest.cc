@@ -14,11 +14,10 @@ namespace {
 constexpr char kHexDigits[] = "0123456789abcdef";
 
 std::string to_hex(const std::uint8_t* bytes, std::size_t count) {
-  std::string text;
-  text.reserve(2 * count);
+  std::string text(2 * count, '0');
   for (std::size_t i = 0; i < count; ++i) {
-    text.push_back(kHexDigits[bytes[i] >> 4]);
-    text.push_back(kHexDigits[bytes[i] & 15]);
+    text[2 * i] = kHexDigits[bytes[i] >> 4];
+    text[2 * i + 1] = kHexDigits[bytes[i] & 15];
   }
   return text;
 }

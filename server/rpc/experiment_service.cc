@@ -170,14 +170,14 @@ class ExperimentServiceImpl final : public v1::ExperimentService::CallbackServic
   grpc::ServerUnaryReactor* PlanExperiment(grpc::CallbackServerContext* call,
                                            const v1::PlanExperimentRequest* request,
                                            v1::PlanExperimentResponse* response) override {
-    return answer_now(context_, {call, kPlanExperiment},
-                      [this, request, response]() -> absl::Status {
-                        BITRUNG_ASSIGN_OR_RETURN(const engine::NewExperiment experiment,
-                                                 convert_graph(request->jobs()));
-                        const absl::Status status = plan(context_.reader, experiment, *response);
-                        trim_after(request->ByteSizeLong());
-                        return status;
-                      });
+    return answer_now(
+        context_, {call, kPlanExperiment}, [this, request, response]() -> absl::Status {
+          BITRUNG_ASSIGN_OR_RETURN(const engine::NewExperiment experiment,
+                                   convert_graph(request->jobs(), request->shared_specs()));
+          const absl::Status status = plan(context_.reader, experiment, *response);
+          trim_after(request->ByteSizeLong());
+          return status;
+        });
   }
 
   grpc::ServerUnaryReactor* GetExperiment(grpc::CallbackServerContext* call,

@@ -1,19 +1,20 @@
 #include "server/rpc/graph_request.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <iterator>
-#include <unordered_set>
+#include <span>
+#include <string_view>
+#include <system_error>
+#include <thread>
 
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
+#include "absl/container/flat_hash_set.h"
 
 #include "db/base/status.h"
 #include "server/core/graph.h"
 #include "server/rpc/convert.h"
-#include "server/rpc/json_depth.h"
-#include "server/rpc/spec_scan.h"
+#include "server/rpc/spec_reader.h"
 
 namespace bitrung::rpc {
 namespace {
@@ -22,130 +23,12 @@ constexpr std::size_t kSourceBytesMax = std::size_t{4} << 20;
 constexpr std::size_t kRequestIdBytesMax = 64;
 constexpr std::uint32_t kRetriesMax = 100;
 constexpr std::int32_t kPriorityMax = 1000;
-constexpr std::size_t kDigestPieceBytes = std::size_t{64} << 10;
+// A large graph is converted by several threads.
+constexpr int kJobsPerThreadMin = 5000;
+constexpr int kThreadsMax = 4;
 
 absl::Status invalid(std::string_view job, std::string_view what) {
   return absl::InvalidArgumentError(fmt::format("job \"{}\": {}", job.substr(0, 128), what));
-}
-
-// A member of a JSON object with the wanted type; nothing otherwise.
-template <typename T>
-std::optional<T> member(const nlohmann::json& object, const char* key) {
-  const auto found = object.find(key);
-  if (found == object.end()) return std::nullopt;
-  if constexpr (std::is_same_v<T, std::string>) {
-    if (!found->is_string()) return std::nullopt;
-  } else {
-    if (!found->is_number_unsigned() || found->get<std::uint64_t>() > std::numeric_limits<T>::max())
-      return std::nullopt;
-  }
-  return found->get<T>();
-}
-
-// The short way of read_spec(), for text that is canonical already. False if anything is not as it
-// should be: the long way says what, or takes it.
-bool read_canonical_spec(const std::string& spec_json, SpecScanner& scanner, db::JobSpecRow& row) {
-  const std::vector<SpecScanner::Member>* members = scanner.scan(spec_json);
-  if (members == nullptr) return false;
-  const auto find = [&](std::string_view parent, std::string_view key) {
-    for (const SpecScanner::Member& member : *members) {
-      if (member.key == key && member.parent == parent) return member.value;
-    }
-    return std::string_view();
-  };
-  const auto text = [&](std::string_view parent, std::string_view key, std::string& out) {
-    std::string_view value = find(parent, key);
-    if (!value.starts_with('"')) return false;
-    value.remove_prefix(1);
-    value.remove_suffix(1);
-    out = value;
-    return true;
-  };
-  const auto count = [&](std::string_view parent, std::string_view key, auto& out) {
-    const std::string_view value = find(parent, key);
-    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), out);
-    return error == std::errc() && !value.empty() && end == value.data() + value.size();
-  };
-  std::string kind;
-  std::string weights;
-  std::string activations;
-  if (!text({}, "model", row.model) || !is_valid_name(row.model) ||
-      !text({}, "dataset", row.dataset) || !is_valid_name(row.dataset) || !text({}, "kind", kind) ||
-      !count({}, "seed", row.seed) || !count({}, "numerics", row.numerics) ||
-      !count("bits", "weights", row.weight_bits) ||
-      !count("bits", "activations", row.activation_bits) || !text("method", "weights", weights) ||
-      !text("method", "activations", activations)) {
-    return false;
-  }
-  row.epochs = 0;
-  if (kind == "train") {
-    if (!count({}, "epochs", row.epochs) || row.epochs == 0) return false;
-  } else if (kind != "quantize" && kind != "evaluate") {
-    return false;
-  }
-  row.method = weights == activations ? weights : fmt::format("{}/{}", weights, activations);
-  row.spec_json = spec_json;
-  row.spec_sha256 = sha256(row.spec_json);
-  return true;
-}
-
-// The headline options, read from the canonical text so that they cannot disagree with it.
-absl::Status read_spec(const v1::JobNode& node, SpecScanner& scanner, db::JobSpecRow& row) {
-  if (node.spec_json().size() > kSpecBytesMax) {
-    return absl::ResourceExhaustedError(
-        fmt::format("job \"{}\": its options have {} bytes, the limit is {}", node.name(),
-                    node.spec_json().size(), kSpecBytesMax));
-  }
-  if (read_canonical_spec(node.spec_json(), scanner, row)) return absl::OkStatus();
-  row.epochs = 0;
-  if (!is_nested_at_most(node.spec_json(), kSpecDepthMax)) {
-    return invalid(node.name(),
-                   fmt::format("spec_json is nested deeper than {} levels", kSpecDepthMax));
-  }
-  const nlohmann::json spec =
-      nlohmann::json::parse(node.spec_json(), nullptr, /*allow_exceptions=*/false);
-  if (!spec.is_object()) return invalid(node.name(), "spec_json is no JSON object");
-  const auto text = [&](const char* key, std::string& out) -> absl::Status {
-    auto value = member<std::string>(spec, key);
-    if (!value || !is_valid_name(*value))
-      return invalid(node.name(), fmt::format("spec_json has no valid \"{}\"", key));
-    out = *std::move(value);
-    return absl::OkStatus();
-  };
-  const auto count = [&](const nlohmann::json& object, const char* key, auto& out) -> absl::Status {
-    const auto value = member<std::remove_reference_t<decltype(out)>>(object, key);
-    if (!value) return invalid(node.name(), fmt::format("spec_json has no valid \"{}\"", key));
-    out = *value;
-    return absl::OkStatus();
-  };
-  BITRUNG_RETURN_IF_ERROR(text("model", row.model));
-  BITRUNG_RETURN_IF_ERROR(text("dataset", row.dataset));
-  BITRUNG_RETURN_IF_ERROR(count(spec, "seed", row.seed));
-  std::string kind;
-  BITRUNG_RETURN_IF_ERROR(text("kind", kind));
-  if (kind == "train") {
-    BITRUNG_RETURN_IF_ERROR(count(spec, "epochs", row.epochs));
-    if (row.epochs == 0) return invalid(node.name(), "spec_json has no valid \"epochs\"");
-  } else if (kind != "quantize" && kind != "evaluate") {
-    return invalid(node.name(), fmt::format("its kind is \"{}\"; train, quantize and evaluate are "
-                                            "allowed",
-                                            kind));
-  }
-  BITRUNG_RETURN_IF_ERROR(count(spec, "numerics", row.numerics));
-  const nlohmann::json bits = spec.value("bits", nlohmann::json::object());
-  if (!bits.is_object()) return invalid(node.name(), "spec_json has no valid \"bits\"");
-  BITRUNG_RETURN_IF_ERROR(count(bits, "weights", row.weight_bits));
-  BITRUNG_RETURN_IF_ERROR(count(bits, "activations", row.activation_bits));
-  const nlohmann::json method = spec.value("method", nlohmann::json::object());
-  if (!method.is_object()) return invalid(node.name(), "spec_json has no valid \"method\"");
-  const auto weights = member<std::string>(method, "weights");
-  const auto activations = member<std::string>(method, "activations");
-  if (!weights || !activations) return invalid(node.name(), "spec_json has no valid \"method\"");
-  row.method = *weights == *activations ? *weights : fmt::format("{}/{}", *weights, *activations);
-  // Keys sorted and no white space, whatever the client wrote: equal options must be equal text.
-  row.spec_json = spec.dump();
-  row.spec_sha256 = sha256(row.spec_json);
-  return absl::OkStatus();
 }
 
 // What is quantized or evaluated has a source, what is trained has none.
@@ -229,88 +112,148 @@ absl::Status read_limits(const v1::JobNode& node) {
   return absl::OkStatus();
 }
 
-// Equal graphs give equal digests; what only steers the scheduling is left out. The SHA-256 of a
-// JSON list of [name, aliases, digest of the options, inputs], an input being [role, position or
-// digest] and for candidates the number of their choice. Names need no escapes.
-Digest graph_digest(const engine::NewExperiment& experiment) {
-  Sha256 whole;
-  std::string text = "[";
-  for (const db::JobSpecRow& row : experiment.rows) {
-    if (&row != experiment.rows.data()) text += ',';
-    fmt::format_to(std::back_inserter(text), "[\"{}\",[", row.name);
-    for (const std::string& alias : row.aliases) {
-      fmt::format_to(std::back_inserter(text), "{}\"{}\"", &alias == row.aliases.data() ? "" : ",",
-                     alias);
-    }
-    fmt::format_to(std::back_inserter(text), "],\"{}\",[", row.spec_sha256.hex());
-    for (const db::InputRow& input : row.inputs) {
-      fmt::format_to(std::back_inserter(text), "{}[\"{}\",", &input == row.inputs.data() ? "" : ",",
-                     name(input.role));
-      if (input.parent) {
-        fmt::format_to(std::back_inserter(text), "{}", number(*input.parent));
-      } else {
-        fmt::format_to(std::back_inserter(text), "\"{}\"", input.artifact->hex());
-      }
-      if (input.choice != 0) fmt::format_to(std::back_inserter(text), ",{}", input.choice);
-      text += ']';
-    }
-    text += "]]";
-    if (text.size() < kDigestPieceBytes) continue;
-    whole.update(text);
-    text.clear();
+// What a row adds to the digest of its graph, an element of a JSON list: [name, aliases, digest of
+// the options, inputs], an input being [role, position or digest] and for candidates the number of
+// their choice. Names need no escapes. What only steers the scheduling is left out.
+void add_digest_text(const db::JobSpecRow& row, std::string& text) {
+  const auto quoted = [&text](std::string_view word) { ((text += '"') += word) += '"'; };
+  text += '[';
+  quoted(row.name);
+  text += ",[";
+  for (const std::string& alias : row.aliases) {
+    if (&alias != row.aliases.data()) text += ',';
+    quoted(alias);
   }
-  whole.update(text + "]");
-  return whole.finish();
+  text += "],";
+  quoted(row.spec_sha256.hex());
+  text += ",[";
+  for (const db::InputRow& input : row.inputs) {
+    if (&input != row.inputs.data()) text += ',';
+    text += '[';
+    quoted(name(input.role));
+    text += ',';
+    if (input.parent) {
+      fmt::format_to(std::back_inserter(text), "{}", number(*input.parent));
+    } else {
+      quoted(input.artifact->hex());
+    }
+    if (input.choice != 0) fmt::format_to(std::back_inserter(text), ",{}", input.choice);
+    text += ']';
+  }
+  text += "]]";
+}
+
+using Nodes = google::protobuf::RepeatedPtrField<v1::JobNode>;
+
+absl::Status convert_job(const v1::JobNode& node, int job_count, SpecReader& specs,
+                         db::JobSpecRow& row, core::NewJob& out) {
+  row.name = node.name();
+  row.aliases.assign(node.aliases().begin(), node.aliases().end());
+  if (!is_valid_name(row.name)) return invalid(row.name, kNameRule);
+  for (const std::string& alias : row.aliases) {
+    if (!is_valid_name(alias)) return invalid(alias, kNameRule);
+  }
+  BITRUNG_RETURN_IF_ERROR(read_limits(node));
+  BITRUNG_RETURN_IF_ERROR(specs.read(node, row));
+  row.retries = node.retries();
+  row.timeout_seconds = node.timeout_seconds();
+  row.priority = node.priority();
+  row.devices = node.devices();
+  row.memory_bytes = node.memory_bytes();
+  row.estimated_flops = node.estimated_flops();
+
+  BITRUNG_RETURN_IF_ERROR(read_inputs(node, job_count, row, out));
+  out.spec = row.spec_sha256;
+  out.dataset = row.dataset;
+  out.cost_class = core::cost_class(row);
+  out.flops = row.estimated_flops;
+  out.numerics = row.numerics;
+  out.retries = row.retries;
+  out.priority = row.priority;
+  out.memory_bytes = row.memory_bytes;
+  return absl::OkStatus();
+}
+
+// Neighbouring jobs, converted by one thread.
+struct Piece {
+  int begin = 0;
+  int end = 0;
+  std::string digest_text;
+  absl::Status status;  // Of the first job that cannot be taken.
+
+  void convert(const Nodes& jobs, const SharedSpecs& shared, engine::NewExperiment& experiment) {
+    SpecReader specs(shared);
+    for (int i = begin; i < end && status.ok(); ++i) {
+      const auto place = static_cast<std::size_t>(i);
+      db::JobSpecRow& row = experiment.rows[place];
+      status = convert_job(jobs[i], jobs.size(), specs, row, experiment.nodes[place]);
+      if (!status.ok()) return;
+      digest_text += i == 0 ? '[' : ',';
+      add_digest_text(row, digest_text);
+    }
+  }
+};
+
+std::vector<Piece> pieces_of(int job_count) {
+  const int cores = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+  const int count = std::clamp(job_count / kJobsPerThreadMin, 1, std::min(cores, kThreadsMax));
+  std::vector<Piece> pieces(static_cast<std::size_t>(count));
+  int begin = 0;
+  for (Piece& piece : pieces) {
+    piece.begin = begin;
+    piece.end = begin += (job_count - begin) / static_cast<int>(&pieces.back() - &piece + 1);
+  }
+  return pieces;
+}
+
+absl::Status check_names(const Nodes& jobs) {
+  absl::flat_hash_set<std::string_view> names;
+  names.reserve(static_cast<std::size_t>(jobs.size()));
+  for (const v1::JobNode& node : jobs) {
+    if (!names.insert(node.name()).second) return invalid(node.name(), "the name is used twice");
+    for (const std::string& alias : node.aliases()) {
+      if (!names.insert(alias).second) return invalid(alias, "the name is used twice");
+    }
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
 
 absl::StatusOr<engine::NewExperiment> convert_graph(
-    const google::protobuf::RepeatedPtrField<v1::JobNode>& jobs) {
+    const google::protobuf::RepeatedPtrField<v1::JobNode>& jobs,
+    const google::protobuf::RepeatedPtrField<std::string>& shared_specs) {
   if (jobs.empty()) return absl::InvalidArgumentError("an experiment needs at least one job");
   if (jobs.size() > kJobsPerExperimentMax) {
     return absl::ResourceExhaustedError(
         fmt::format("the experiment has {} jobs, the limit is {}; split it", jobs.size(),
                     kJobsPerExperimentMax));
   }
+  BITRUNG_ASSIGN_OR_RETURN(const SharedSpecs shared, SharedSpecs::make(shared_specs, jobs));
   engine::NewExperiment experiment;
-  experiment.rows.reserve(static_cast<std::size_t>(jobs.size()));
-  experiment.nodes.reserve(static_cast<std::size_t>(jobs.size()));
-  std::unordered_set<std::string_view> names;
-  names.reserve(static_cast<std::size_t>(jobs.size()));
-  SpecScanner scanner;
-  for (const v1::JobNode& node : jobs) {
-    db::JobSpecRow row;
-    row.name = node.name();
-    row.aliases.assign(node.aliases().begin(), node.aliases().end());
-    if (!is_valid_name(row.name)) return invalid(row.name, kNameRule);
-    if (!names.insert(node.name()).second) return invalid(row.name, "the name is used twice");
-    for (const std::string& alias : node.aliases()) {
-      if (!is_valid_name(alias)) return invalid(alias, kNameRule);
-      if (!names.insert(alias).second) return invalid(alias, "the name is used twice");
+  experiment.rows.resize(static_cast<std::size_t>(jobs.size()));
+  experiment.nodes.resize(static_cast<std::size_t>(jobs.size()));
+  std::vector<Piece> pieces = pieces_of(jobs.size());
+  {
+    std::vector<std::jthread> threads;
+    for (Piece& piece : std::span(pieces).subspan(1)) {
+      const auto convert = [&] { piece.convert(jobs, shared, experiment); };
+      try {
+        threads.emplace_back(convert);
+      } catch (const std::system_error&) {  // The system gives no more threads.
+        convert();
+      }
     }
-    BITRUNG_RETURN_IF_ERROR(read_limits(node));
-    BITRUNG_RETURN_IF_ERROR(read_spec(node, scanner, row));
-    row.retries = node.retries();
-    row.timeout_seconds = node.timeout_seconds();
-    row.priority = node.priority();
-    row.devices = node.devices();
-    row.memory_bytes = node.memory_bytes();
-    row.estimated_flops = node.estimated_flops();
-
-    core::NewJob out;
-    BITRUNG_RETURN_IF_ERROR(read_inputs(node, jobs.size(), row, out));
-    out.spec = row.spec_sha256;
-    out.dataset = row.dataset;
-    out.cost_class = core::cost_class(row);
-    out.flops = row.estimated_flops;
-    out.numerics = row.numerics;
-    out.retries = row.retries;
-    out.priority = row.priority;
-    out.memory_bytes = row.memory_bytes;
-    experiment.rows.push_back(std::move(row));
-    experiment.nodes.push_back(std::move(out));
+    pieces.front().convert(jobs, shared, experiment);
   }
+  Sha256 digest;  // Equal graphs give equal digests.
+  for (const Piece& piece : pieces) {
+    BITRUNG_RETURN_IF_ERROR(piece.status);
+    digest.update(piece.digest_text);
+  }
+  digest.update("]");
+  experiment.graph_sha256 = digest.finish();
+  BITRUNG_RETURN_IF_ERROR(check_names(jobs));
   if (const auto cycle = core::find_cycle(experiment.nodes); !cycle.empty()) {
     std::string text;
     for (const std::uint32_t index : cycle)
@@ -319,7 +262,6 @@ absl::StatusOr<engine::NewExperiment> convert_graph(
         fmt::format("jobs form a cycle: {}{}", text, experiment.rows[cycle.front()].name));
   }
   BITRUNG_RETURN_IF_ERROR(core::check_graph(experiment.nodes));
-  experiment.graph_sha256 = graph_digest(experiment);
   return experiment;
 }
 
@@ -336,7 +278,8 @@ absl::StatusOr<engine::NewExperiment> convert_submit(const v1::SubmitExperimentR
     return absl::ResourceExhaustedError(fmt::format("source_yaml has {} bytes, the limit is {}",
                                                     request.source_yaml().size(), kSourceBytesMax));
   }
-  BITRUNG_ASSIGN_OR_RETURN(engine::NewExperiment experiment, convert_graph(request.jobs()));
+  BITRUNG_ASSIGN_OR_RETURN(engine::NewExperiment experiment,
+                           convert_graph(request.jobs(), request.shared_specs()));
   experiment.request_id = request.request_id();
   experiment.name = request.name();
   experiment.source_yaml = request.source_yaml();

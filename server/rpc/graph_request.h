@@ -13,13 +13,12 @@ namespace bitrung::rpc {
 
 // Largest number of jobs of one experiment, and of inputs over all of them.
 inline constexpr int kJobsPerExperimentMax = 100'000;
-inline constexpr std::size_t kSpecBytesMax = std::size_t{64} << 10;
-inline constexpr int kSpecDepthMax = 32;
 
 // rows and nodes of the graph; names, options, inputs and their acyclicity are checked.
 // InvalidArgument or ResourceExhausted with the job's name, the value and what is allowed.
 absl::StatusOr<engine::NewExperiment> convert_graph(
-    const google::protobuf::RepeatedPtrField<v1::JobNode>& jobs);
+    const google::protobuf::RepeatedPtrField<v1::JobNode>& jobs,
+    const google::protobuf::RepeatedPtrField<std::string>& shared_specs);
 
 // The whole submit.
 absl::StatusOr<engine::NewExperiment> convert_submit(const v1::SubmitExperimentRequest& request);

@@ -37,6 +37,7 @@
 #include "bitrung/v1/experiment_service.grpc.pb.h"
 #include "bitrung/v1/job_service.grpc.pb.h"
 #include "bitrung/v1/worker_service.grpc.pb.h"
+#include "client/experiment/to_proto.h"
 #include "db/base/digest.h"
 #include "db/base/login_file.h"
 #include "db/base/status.h"
@@ -242,8 +243,10 @@ v1::SubmitExperimentRequest independent(std::uint32_t count, std::uint64_t seed)
   return request;
 }
 
-json run_graph(Client& client, const v1::SubmitExperimentRequest& request, double seconds_max) {
+// What is measured begins with what the command line does with the jobs of a file.
+json run_graph(Client& client, v1::SubmitExperimentRequest request, double seconds_max) {
   const auto start = Clock::now();
+  client::share_specs(request.mutable_jobs(), request.mutable_shared_specs());
   const std::int64_t id = client.submit(request);
   const double submitted = seconds_since(start);
   client.wait_for_success(id, seconds_max);
@@ -276,7 +279,7 @@ json layered(Client& client, std::uint32_t layers, std::uint32_t width) {
       add_teacher(job, (layer - 1) * width + (i + 1) % width);
     }
   }
-  return run_graph(client, request, 300);
+  return run_graph(client, std::move(request), 300);
 }
 
 json chain(Client& client, std::uint32_t length) {
@@ -287,17 +290,22 @@ json chain(Client& client, std::uint32_t length) {
     v1::JobNode& job = add_job(*request.mutable_jobs(), fmt::format("link.{:05}", i), seed + i);
     if (i > 0) add_teacher(job, i - 1);
   }
-  return run_graph(client, request, 300);
+  return run_graph(client, std::move(request), 300);
 }
 
 // Plans and submits jobs that nobody takes yet.
 json submit_waiting(Client& client, std::uint32_t count, std::uint64_t seed, bool planned) {
-  const v1::SubmitExperimentRequest request = independent(count, seed);
-  json out = {{"jobs", count}, {"seed", seed}, {"request_bytes", request.ByteSizeLong()}};
+  v1::SubmitExperimentRequest request = independent(count, seed);
   const auto start = Clock::now();
+  client::share_specs(request.mutable_jobs(), request.mutable_shared_specs());
+  json out = {{"jobs", count},
+              {"seed", seed},
+              {"share_s", seconds_since(start)},
+              {"request_bytes", request.ByteSizeLong()}};
   if (planned) {
     v1::PlanExperimentRequest plan;
     *plan.mutable_jobs() = request.jobs();
+    *plan.mutable_shared_specs() = request.shared_specs();
     const v1::PlanExperimentResponse answer = client.plan(plan);
     out["plan_s"] = seconds_since(start);
     std::uint32_t cached = 0;

@@ -20,7 +20,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   request.set_request_id("r");
   request.set_name(graph->name);
   request.set_source_yaml(graph->source_yaml);
-  bitrung::client::to_proto(*graph, request.mutable_jobs());
+  bitrung::client::to_proto(*graph, request.mutable_jobs(), request.mutable_shared_specs());
   const auto experiment = bitrung::rpc::convert_submit(request);
   BITRUNG_CHECK(experiment.ok());
   BITRUNG_CHECK(experiment->rows.size() == graph->jobs.size());

@@ -3,6 +3,8 @@
 
 #include "bitrung/v1/experiment_service.pb.h"
 #include "db/base/check.h"
+#include "db/base/digest.h"
+#include "db/shared_spec.h"
 #include "server/core/core.h"
 #include "server/core/graph.h"
 #include "server/rpc/graph_request.h"
@@ -23,6 +25,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   BITRUNG_CHECK(experiment->rows.size() == experiment->nodes.size());
   BITRUNG_CHECK(bitrung::core::check_graph(experiment->nodes).ok());
   BITRUNG_CHECK(bitrung::core::find_cycle(experiment->nodes).empty());
+  // Options in two parts are what their digest says.
+  for (const bitrung::db::JobSpecRow& row : experiment->rows) {
+    if (!row.shared_spec) continue;
+    const auto whole = bitrung::db::join_spec(*row.shared_spec, row.spec_json);
+    BITRUNG_CHECK(whole.ok() && bitrung::sha256(*whole) == row.spec_sha256);
+  }
   // What is equal once is equal again.
   const auto again = bitrung::rpc::convert_submit(request);
   BITRUNG_CHECK(again.ok() && again->request_sha256 == experiment->request_sha256);

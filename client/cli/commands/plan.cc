@@ -123,7 +123,7 @@ Plan plan_of(const client::Graph& graph) {
 
 absl::Status ask_cache(Connection& connection, const client::Graph& graph, Plan& plan) {
   v1::PlanExperimentRequest request;
-  client::to_proto(graph, request.mutable_jobs());
+  client::to_proto(graph, request.mutable_jobs(), request.mutable_shared_specs());
   BITRUNG_ASSIGN_OR_RETURN(const v1::PlanExperimentResponse response, connection.plan(request));
   if (static_cast<std::size_t>(response.jobs_size()) != plan.jobs.size()) {
     return absl::InternalError("the server planned another number of jobs than it was asked for");

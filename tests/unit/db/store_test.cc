@@ -165,6 +165,50 @@ TEST_F(StoreTest, EveryRow_ComesBackAsItWasWritten) {
   EXPECT_EQ(store_->offer_text(JobId{99}).status().code(), absl::StatusCode::kNotFound);
 }
 
+TEST_F(StoreTest, OptionsInCommon_AreStoredOnceAndReadWhole) {
+  const auto common = std::make_shared<const std::string>(R"({"epochs":3,"model":"resnet20"})");
+  ASSERT_OK(store_->begin());
+  ASSERT_OK(store_->insert_experiment(make_experiment(1)));
+  for (std::int64_t id = 1; id <= 3; ++id) {
+    JobSpecRow spec = make_job(id, 1, fmt::format("job-{}", id));
+    if (id < 3) {
+      spec.shared_spec = common;
+      spec.spec_json = fmt::format(R"({{"kind":"train","seed":{}}})", id);
+    }
+    ASSERT_OK(store_->insert_job(spec, make_state(id)));
+  }
+  JobStateRow cached = make_state(4, JobState::kSucceeded);
+  cached.cached_from = JobId{2};
+  cached.result = make_result(90);
+  ASSERT_OK(store_->insert_job(make_job(4, 1, "job-4"), cached));
+  ASSERT_OK(store_->commit());
+
+  const std::string second = R"({"epochs":3,"kind":"train","model":"resnet20","seed":2})";
+  EXPECT_EQ(value_of(store_->offer_text(JobId{2})).spec_json, second);
+  EXPECT_EQ(value_of(reader_->job(JobId{2})).spec.spec_json, second);
+  EXPECT_EQ(value_of(reader_->job(JobId{2})).spec.shared_spec, nullptr);
+  EXPECT_EQ(value_of(reader_->job(JobId{4})).spec.spec_json, second);  // Those of job 2.
+  EXPECT_EQ(value_of(reader_->job(JobId{3})).spec.spec_json, make_job(3, 1, "").spec_json);
+  EXPECT_THAT(ask("SELECT count(*), min(spec_json) FROM shared_spec"), ElementsAre("1|" + *common));
+  EXPECT_THAT(
+      ask("SELECT spec_json ->> '$.epochs', spec_json ->> '$.seed' FROM jobs ORDER BY job_id"),
+      ElementsAre("3|1", "3|2", "|", "3|2"));
+
+  // Another turn knows nothing of the first one's texts.
+  ASSERT_OK(store_->begin());
+  JobSpecRow late = make_job(5, 1, "job-5");
+  late.shared_spec = common;
+  late.spec_json = "{}";
+  ASSERT_OK(store_->insert_job(late, make_state(5)));
+  ASSERT_OK(store_->commit());
+  EXPECT_EQ(value_of(reader_->job(JobId{5})).spec.spec_json, *common);
+
+  // Damage is said, not guessed around.
+  tamper(directory_.path(), "UPDATE job_spec SET spec_json = '{\"epochs\":4}' WHERE job_id = 1");
+  EXPECT_EQ(reader_->job(JobId{1}).status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(store_->offer_text(JobId{1}).status().code(), absl::StatusCode::kDataLoss);
+}
+
 TEST_F(StoreTest, UpdateJob_WritesEveryChangeableColumn) {
   ASSERT_OK(store_->begin());
   ASSERT_OK(store_->insert_experiment(make_experiment(1)));

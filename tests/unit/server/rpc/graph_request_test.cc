@@ -1,5 +1,6 @@
 #include "server/rpc/graph_request.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -142,6 +143,98 @@ TEST(ConvertSubmit, OptionsAtTheirLimits_AreAccepted_AndBeyondRefused) {
               testing::HasSubstr("65537 bytes, the limit is 65536"));
 }
 
+// The two jobs with a seed that the short way reads.
+v1::SubmitExperimentRequest two_plain_jobs() {
+  v1::SubmitExperimentRequest request = two_jobs();
+  for (v1::JobNode& node : *request.mutable_jobs()) {
+    std::string spec = node.spec_json();
+    spec.replace(spec.find("18446744073709551615"), 20, "7");
+    node.set_spec_json(spec);
+  }
+  return request;
+}
+
+// The same with their options in two parts.
+v1::SubmitExperimentRequest two_jobs_that_share() {
+  v1::SubmitExperimentRequest request = two_plain_jobs();
+  request.add_shared_specs(
+      R"({"bits":{"activations":4,"weights":2},"dataset":"synthetic","epochs":3,"kind":"train",)"
+      R"("method":{"activations":"pact","weights":"dorefa"},"numerics":1})");
+  for (v1::JobNode& node : *request.mutable_jobs()) {
+    node.set_spec_json(R"({"model":"resnet8","seed":7})");
+    node.set_shared_spec(1);
+  }
+  return request;
+}
+
+TEST(ConvertSubmit, OptionsInTwoParts_AreTheSameOptions) {
+  const auto whole = convert_submit(two_plain_jobs());
+  const auto parts = convert_submit(two_jobs_that_share());
+  ASSERT_TRUE(parts.ok()) << parts.status();
+  EXPECT_EQ(parts->request_sha256, whole->request_sha256);
+  const db::JobSpecRow& row = parts->rows[1];
+  EXPECT_EQ(row.spec_sha256, whole->rows[1].spec_sha256);
+  EXPECT_EQ(row.method, "dorefa/pact");
+  EXPECT_EQ(row.weight_bits, 2u);
+  EXPECT_EQ(row.epochs, 3u);
+  EXPECT_EQ(row.seed, 7u);
+  // Kept in two parts, of which one is there once.
+  EXPECT_EQ(row.spec_json, two_jobs_that_share().jobs(1).spec_json());
+  EXPECT_EQ(row.shared_spec, parts->rows[0].shared_spec);
+  EXPECT_EQ(*row.shared_spec, two_jobs_that_share().shared_specs(0));
+}
+
+TEST(ConvertSubmit, PartsThatAreNotCanonical_AreMergedAndWrittenAnew) {
+  const auto whole = convert_submit(two_plain_jobs());
+  v1::SubmitExperimentRequest request = two_jobs_that_share();
+  request.mutable_jobs(0)->set_spec_json(R"({ "seed": 7, "model": "resnet8" })");
+  auto experiment = convert_submit(request);
+  ASSERT_TRUE(experiment.ok()) << experiment.status();
+  EXPECT_EQ(experiment->request_sha256, whole->request_sha256);
+  EXPECT_EQ(experiment->rows[0].spec_json, two_plain_jobs().jobs(0).spec_json());
+  EXPECT_EQ(experiment->rows[0].shared_spec, nullptr);
+  EXPECT_NE(experiment->rows[1].shared_spec, nullptr);
+
+  request.mutable_shared_specs(0)->insert(1, " ");
+  experiment = convert_submit(request);
+  ASSERT_TRUE(experiment.ok()) << experiment.status();
+  EXPECT_EQ(experiment->request_sha256, whole->request_sha256);
+  EXPECT_EQ(experiment->rows[1].spec_json, two_plain_jobs().jobs(1).spec_json());
+}
+
+TEST(ConvertSubmit, SharedOptionsAtTheirLimits_AreAccepted_AndBeyondRefused) {
+  const auto status = [](const std::string& extra, int jobs) {
+    v1::SubmitExperimentRequest request = two_jobs_that_share();
+    std::string& shared = *request.mutable_shared_specs(0);
+    shared.insert(shared.rfind("\"kind\""), "\"extra\":" + extra + ",");
+    while (request.jobs_size() < jobs) {
+      *request.add_jobs() = request.jobs(0);
+      request.mutable_jobs()->rbegin()->set_name(fmt::format("job-{}", request.jobs_size()));
+    }
+    return convert_submit(request).status();
+  };
+  const v1::SubmitExperimentRequest plain = two_jobs_that_share();
+  const std::size_t own = plain.jobs(0).spec_json().size();
+  const std::size_t frame =
+      plain.shared_specs(0).size() + std::string_view(R"("extra":"",)").size();
+  const auto filled = [&](std::size_t bytes) {
+    return "\"" + std::string(bytes - frame, 'x') + "\"";
+  };
+  EXPECT_TRUE(status(filled(65'536 - own), 2).ok());
+  EXPECT_THAT(status(filled(65'537 - own), 2).message(),
+              testing::HasSubstr("job \"teacher\": its options have 65537 bytes"));
+  EXPECT_THAT(status(filled(65'537), 2).message(),
+              testing::HasSubstr("shared_specs 1 has 65537 bytes"));
+  EXPECT_THAT(status(std::string(32, '[') + std::string(32, ']'), 2).message(),
+              testing::HasSubstr("shared_specs 1 is nested deeper than 32 levels"));
+
+  // 4,096 times 64 KiB are 256 MiB.
+  EXPECT_TRUE(status(filled(65'536 - own), 4096).ok());
+  EXPECT_THAT(status(filled(65'536 - own), 4097).message(),
+              testing::HasSubstr("the options of all jobs have 268500992 bytes together, the "
+                                 "limit is 268435456; split the experiment"));
+}
+
 TEST(ConvertSubmit, NamesAndTextsAtTheirLimits_AreAccepted_AndBeyondRefused) {
   const auto status = [](const auto& change) {
     v1::SubmitExperimentRequest request = two_jobs();
@@ -188,6 +281,20 @@ TEST(ConvertSubmit, HostileRequests_AreRefusedWithTheReason) {
       {"huge options", [](auto& r) { r.mutable_jobs(0)->set_spec_json(std::string(70'000, ' ')); },
        "the limit is 65536"},
       {"no model", [](auto& r) { r.mutable_jobs(0)->set_spec_json("{}"); }, "\"model\""},
+      {"no shared options", [](auto& r) { r.mutable_jobs(0)->set_shared_spec(1); },
+       "job \"teacher\": shared_spec 1 is beyond the 0 shared_specs"},
+      {"an option in both parts",
+       [](auto& r) {
+         r.add_shared_specs(R"({"seed":7})");
+         r.mutable_jobs(1)->set_shared_spec(1);
+       },
+       "job \"student\": \"seed\" stands in spec_json and in its shared_spec"},
+      {"shared options that are none",
+       [](auto& r) {
+         r.add_shared_specs("[7]");
+         r.mutable_jobs(1)->set_shared_spec(1);
+       },
+       "job \"student\": its shared_spec is no JSON object"},
       {"retries", [](auto& r) { r.mutable_jobs(0)->set_retries(101); }, "the limit is 100"},
       {"timeout", [](auto& r) { r.mutable_jobs(0)->set_timeout_seconds(-1); }, "timeout_seconds"},
       {"timeout NaN",
