@@ -1,9 +1,11 @@
 #include "server/rpc/planner.h"
 
 #include <algorithm>
+#include <iterator>
 #include <limits>
 #include <map>
 #include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -11,6 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include "db/base/status.h"
+#include "db/shared_spec.h"
 #include "server/core/graph.h"
 #include "server/core/identity.h"
 
@@ -63,6 +66,39 @@ std::string difference_text(std::string_view path, const std::string& there,
   return fmt::format("{} is {} there, {} here", option, shown(there), shown(here));
 }
 
+// The options of one member of a spec, in words of the whole: "/bits/weights" for a part of "bits".
+FlatSpec flatten(const db::SpecMember& member) {
+  const std::string_view value = member.text.substr(member.key.size() + 3);  // Two quotes, a colon.
+  if (value.starts_with('{') || value.starts_with('['))
+    return flatten(fmt::format("{{{}}}", member.text));
+  return {{fmt::format("/{}", member.key), std::string(value)}};
+}
+
+// How many options differ, counted up to `limit`; `first` becomes the first of them.
+std::size_t count_differences(std::span<const db::SpecMember> there,
+                              std::span<const db::SpecMember> here, std::size_t limit,
+                              std::string& first) {
+  std::size_t count = 0;
+  const auto compare = [&](const FlatSpec& left, const FlatSpec& right) {
+    for_each_difference(left, right, [&](auto& path, auto& value_there, auto& value_here) {
+      if (count == 0) first = difference_text(path, value_there, value_here);
+      return ++count < limit;
+    });
+  };
+  while (count < limit && (!there.empty() || !here.empty())) {
+    const int order = there.empty()  ? 1
+                      : here.empty() ? -1
+                                     : there.front().key.compare(here.front().key);
+    if (order != 0 || there.front().text != here.front().text) {
+      compare(order <= 0 ? flatten(there.front()) : FlatSpec(),
+              order >= 0 ? flatten(here.front()) : FlatSpec());
+    }
+    if (order <= 0) there = there.subspan(1);
+    if (order >= 0) here = here.subspan(1);
+  }
+  return count;
+}
+
 class Planner {
  public:
   Planner(db::StoreReader& reader, const engine::NewExperiment& experiment)
@@ -87,9 +123,13 @@ class Planner {
   }
 
  private:
+  using Members = std::vector<db::SpecMember>;
+
   struct Similar {
-    db::JobRow row;
-    FlatSpec spec;
+    std::vector<db::JobRow> jobs;
+    std::vector<Members> members;  // Of their options, views into them.
+    double seconds_per_epoch = 0;  // Over those that were trained.
+    int trained = 0;
   };
 
   absl::StatusOr<std::string> display_name(ExperimentId id, std::string_view job) {
@@ -157,60 +197,66 @@ class Planner {
 
   // The nearest recorded job tells why this one is not cached, and how long it may take.
   absl::Status compare(const db::JobSpecRow& row, v1::PlannedJob& out) {
-    BITRUNG_ASSIGN_OR_RETURN(const auto* similar, similar_jobs(row.model, row.dataset));
-    const FlatSpec here = similar->empty() ? FlatSpec() : flatten(row.spec_json);
-    const db::JobRow* nearest = nullptr;
+    BITRUNG_ASSIGN_OR_RETURN(const Similar* similar, similar_jobs(row.model, row.dataset));
+    if (similar->trained > 0 && row.epochs > 0)
+      out.set_estimated_seconds(similar->seconds_per_epoch / similar->trained * row.epochs);
+    if (!out.reason().empty() || similar->jobs.empty()) return absl::OkStatus();
+    const Members& here = members_of(row);
+    const db::JobSpecRow* nearest = nullptr;
     std::size_t fewest = std::numeric_limits<std::size_t>::max();
     std::string difference;
-    double seconds_per_epoch = 0;
-    int measured = 0;
-    for (const auto& [other, there] : *similar) {
-      if ((other.spec.epochs == 0) != (row.epochs == 0)) continue;  // Another kind of job.
-      std::size_t count = 0;
+    // Nothing is nearer than one difference; without any it is the same job with another teacher.
+    for (std::size_t i = 0; i < similar->jobs.size() && fewest > 1; ++i) {
+      const db::JobSpecRow& other = similar->jobs[i].spec;
+      if ((other.epochs == 0) != (row.epochs == 0)) continue;  // Another kind of job.
       std::string first;
-      for_each_difference(there, here, [&](auto& path, auto& value_there, auto& value_here) {
-        if (count == 0) first = difference_text(path, value_there, value_here);
-        return ++count < fewest;
-      });
-      if (count > 0 && count < fewest) {
-        fewest = count;
-        nearest = &other;
-        difference = std::move(first);
-      }
-      if (other.state.cached_from || !other.state.result) continue;
-      if (row.epochs == 0) continue;
-      seconds_per_epoch += other.state.result->duration_seconds / other.spec.epochs;
-      ++measured;
+      const std::size_t count = count_differences(similar->members[i], here, fewest, first);
+      if (count == 0 || count >= fewest) continue;
+      fewest = count;
+      nearest = &other;
+      difference = std::move(first);
     }
-    if (measured > 0) out.set_estimated_seconds(seconds_per_epoch / measured * row.epochs);
-    if (out.reason().empty() && nearest != nullptr) {
-      BITRUNG_ASSIGN_OR_RETURN(const std::string there,
-                               display_name(nearest->spec.experiment, nearest->spec.name));
-      out.set_reason(fmt::format("nearest is {}: {}", there, difference));
-    }
+    if (nearest == nullptr) return absl::OkStatus();
+    BITRUNG_ASSIGN_OR_RETURN(const std::string there,
+                             display_name(nearest->experiment, nearest->name));
+    out.set_reason(fmt::format("nearest is {}: {}", there, difference));
     return absl::OkStatus();
   }
 
-  absl::StatusOr<const std::vector<Similar>*> similar_jobs(const std::string& model,
-                                                           const std::string& dataset) {
-    const auto key = std::pair(model, dataset);
-    auto found = similar_.find(key);
-    if (found == similar_.end()) {
-      BITRUNG_ASSIGN_OR_RETURN(auto rows, reader_.succeeded_like(model, dataset, kCandidatesMax));
-      std::vector<Similar> similar;
-      for (db::JobRow& job : rows) {
-        FlatSpec spec = flatten(job.spec.spec_json);
-        similar.push_back({std::move(job), std::move(spec)});
-      }
-      found = similar_.emplace(key, std::move(similar)).first;
+  // Of a planned job's options, until the next call.
+  const Members& members_of(const db::JobSpecRow& row) {
+    db::read_members(row.spec_json, own_);
+    if (!row.shared_spec) return own_;
+    const auto [shared, is_new] = shared_.try_emplace(row.shared_spec.get());
+    if (is_new) db::read_members(*row.shared_spec, shared->second);
+    members_.clear();
+    std::ranges::merge(shared->second, own_, std::back_inserter(members_), {}, &db::SpecMember::key,
+                       &db::SpecMember::key);
+    return members_;
+  }
+
+  absl::StatusOr<const Similar*> similar_jobs(const std::string& model,
+                                              const std::string& dataset) {
+    const auto [found, is_new] = similar_.try_emplace(std::pair(model, dataset));
+    Similar& similar = found->second;
+    if (!is_new) return &similar;
+    BITRUNG_ASSIGN_OR_RETURN(similar.jobs, reader_.succeeded_like(model, dataset, kCandidatesMax));
+    for (const db::JobRow& job : similar.jobs) {
+      db::read_members(job.spec.spec_json, similar.members.emplace_back());
+      if (job.state.cached_from || !job.state.result || job.spec.epochs == 0) continue;
+      similar.seconds_per_epoch += job.state.result->duration_seconds / job.spec.epochs;
+      ++similar.trained;
     }
-    return &found->second;
+    return &similar;
   }
 
   db::StoreReader& reader_;
   const engine::NewExperiment& experiment_;
   std::vector<std::optional<Digest>> identities_;  // Of those that would be cached.
-  std::map<std::pair<std::string, std::string>, std::vector<Similar>> similar_;
+  std::map<std::pair<std::string, std::string>, Similar> similar_;
+  std::map<const std::string*, Members> shared_;
+  Members own_;
+  Members members_;
   std::map<ExperimentId, std::string> experiment_names_;
   std::map<ExperimentId, std::vector<db::PinRow>> pins_;
 };
