@@ -1,11 +1,20 @@
 #include "db/job_columns.h"
 
+#include <cstddef>
 #include <optional>
 #include <utility>
 
-#include "db/shared_spec.h"
+#include <fmt/format.h>
+
+#include "db/base/status.h"
 
 namespace bitrung::db {
+namespace {
+
+// A study has a handful.
+constexpr std::size_t kKnownMax = 256;
+
+}  // namespace
 
 void read_job(Rows& rows, JobSpecRow& spec, JobStateRow& state, std::int64_t& changed_seq) {
   std::optional<Digest> artifact;
@@ -26,12 +35,39 @@ void read_job(Rows& rows, JobSpecRow& spec, JobStateRow& state, std::int64_t& ch
   }
 }
 
-absl::StatusOr<std::string> read_spec(Rows& rows, int column) {
-  std::string own;
-  std::optional<std::string> shared;
-  rows.read_from(column, own, shared);
-  if (!shared) return own;
-  return join_spec(*shared, own);
+absl::Status SpecJoiner::prepare(Connection& connection) {
+  BITRUNG_ASSIGN_OR_RETURN(
+      select_, connection.prepare("shared_spec", "SELECT spec_json FROM shared_spec WHERE id = ?"));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<const SpecJoiner::Shared*> SpecJoiner::find(std::int64_t id) {
+  if (const auto known = known_.find(id); known != known_.end()) return &known->second;
+  std::string text;
+  Rows rows = select_.query(id);
+  bool found = false;
+  while (rows.next()) {
+    found = true;
+    rows.read(text);
+  }
+  BITRUNG_RETURN_IF_ERROR(rows.status());
+  if (known_.size() >= kKnownMax) known_.clear();
+  Shared& shared = known_[id];
+  shared.text = std::move(text);
+  if (found && read_members(shared.text, shared.members)) return &shared;
+  known_.erase(id);
+  return absl::DataLossError(fmt::format("the shared options {} cannot be read", id));
+}
+
+absl::StatusOr<std::string> SpecJoiner::read(Rows& rows, int column) {
+  if (rows.is_null(column + 1)) return std::string(rows.text(column));
+  std::int64_t id = 0;
+  rows.read_from(column + 1, id);
+  BITRUNG_ASSIGN_OR_RETURN(const Shared* shared, find(id));
+  std::string whole;
+  if (read_members(rows.text(column), own_) && join_members(shared->members, own_, whole))
+    return whole;
+  return absl::DataLossError("the options of a job cannot be put together from their parts");
 }
 
 void add_input(const InputRow& input, bool is_chosen, JobSpecRow& spec, JobStateRow& state) {

@@ -5,9 +5,12 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <unordered_map>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "db/rows.h"
+#include "db/shared_spec.h"
 #include "db/sqlite.h"
 
 namespace bitrung::db {
@@ -26,11 +29,28 @@ inline constexpr std::string_view kJobColumns =
     "j.images_per_second";
 inline constexpr int kJobColumnCount = 38;
 void read_job(Rows& rows, JobSpecRow& spec, JobStateRow& state, std::int64_t& changed_seq);
-// A job's options: of `job_spec`, the column, and of `shared_spec`, the one behind it, NULL for
-// none.
-absl::StatusOr<std::string> read_spec(Rows& rows, int column);
 // Adds the next of the job's inputs.
 void add_input(const InputRow& input, bool is_chosen, JobSpecRow& spec, JobStateRow& state);
+
+// Puts the options of jobs together. One per connection, used by its thread.
+class SpecJoiner {
+ public:
+  absl::Status prepare(Connection& connection);
+  // Of the columns spec_json and shared_id of `job_spec`, which stand side by side.
+  absl::StatusOr<std::string> read(Rows& rows, int column);
+
+ private:
+  // A part that many jobs have, taken apart; views into its text.
+  struct Shared {
+    std::string text;
+    std::vector<SpecMember> members;
+  };
+  absl::StatusOr<const Shared*> find(std::int64_t id);
+
+  Statement select_;
+  std::unordered_map<std::int64_t, Shared> known_;  // None of them ever changes.
+  std::vector<SpecMember> own_;
+};
 
 // Of `experiment AS e`.
 inline constexpr std::string_view kExperimentColumns =

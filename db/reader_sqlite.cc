@@ -168,9 +168,8 @@ constexpr auto kOperations = std::to_array<Operation>({
 // What every query for whole jobs selects; its conditions follow.
 std::string job_source() {
   return fmt::format(
-      "{}, a.worker_name, s.spec_json, h.spec_json FROM job AS j "
+      "{}, a.worker_name, s.spec_json, s.shared_id FROM job AS j "
       "JOIN job_spec AS s ON s.job_id = coalesce(j.cached_from, j.id) "
-      "LEFT JOIN shared_spec AS h ON h.id = s.shared_id "
       "LEFT JOIN attempt AS a ON a.job_id = j.id AND a.attempt = j.attempt",
       kJobColumns);
 }
@@ -202,6 +201,7 @@ class SqliteReader final : public StoreReader {
       BITRUNG_ASSIGN_OR_RETURN(statements_.*operation.statement,
                                connection_.prepare(operation.name, sql));
     }
+    BITRUNG_RETURN_IF_ERROR(specs_.prepare(connection_));
     return absl::OkStatus();
   }
 
@@ -491,6 +491,7 @@ class SqliteReader final : public StoreReader {
   Connection connection_;
   const std::function<void(const absl::Status&)> on_fault_;
   Statements statements_;
+  SpecJoiner specs_;
 };
 
 absl::StatusOr<std::vector<JobRow>> SqliteReader::read_jobs(Rows rows) {
@@ -500,7 +501,7 @@ absl::StatusOr<std::vector<JobRow>> SqliteReader::read_jobs(Rows rows) {
     read_job(rows, row.spec, row.state, row.changed_seq);
     std::optional<std::string> worker;
     rows.read_from(kJobColumnCount, worker);
-    BITRUNG_ASSIGN_OR_RETURN(row.spec.spec_json, read_spec(rows, kJobColumnCount + 1));
+    BITRUNG_ASSIGN_OR_RETURN(row.spec.spec_json, specs_.read(rows, kJobColumnCount + 1));
     row.worker = std::move(worker).value_or("");
 
     Rows aliases = statements_.aliases.query(row.spec.id);

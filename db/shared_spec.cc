@@ -104,15 +104,4 @@ bool join_members(std::span<const SpecMember> shared, std::span<const SpecMember
   return true;
 }
 
-absl::StatusOr<std::string> join_spec(std::string_view shared, std::string_view own) {
-  std::vector<SpecMember> shared_members;
-  std::vector<SpecMember> own_members;
-  std::string whole;
-  if (!read_members(shared, shared_members) || !read_members(own, own_members) ||
-      !join_members(shared_members, own_members, whole)) {
-    return absl::DataLossError("the options of a job cannot be put together from their parts");
-  }
-  return whole;
-}
-
 }  // namespace bitrung::db

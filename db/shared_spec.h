@@ -12,8 +12,6 @@
 #include <string_view>
 #include <vector>
 
-#include "absl/status/statusor.h"
-
 namespace bitrung::db {
 
 // A member at the top level, as views into the text.
@@ -32,8 +30,5 @@ bool read_members(std::string_view spec_json, std::vector<SpecMember>& members,
 // The object with the members of both, by key; false if a key stands in both. Overwrites `whole`.
 bool join_members(std::span<const SpecMember> shared, std::span<const SpecMember> own,
                   std::string& whole);
-
-// The same of texts that were joined before: DATA_LOSS if they cannot be.
-absl::StatusOr<std::string> join_spec(std::string_view shared, std::string_view own);
 
 }  // namespace bitrung::db

@@ -177,10 +177,9 @@ constexpr auto kOperations = std::to_array<Operation>({
     {&Statements::find_active, "find_active",
      "SELECT e.id FROM experiment AS e WHERE e.name = ? AND e.graph_sha256 = ? ORDER BY e.id DESC"},
     {&Statements::offer_text, "offer_text",
-     "SELECT e.name || '/' || j.name, j.dataset, j.timeout_seconds, s.spec_json, h.spec_json "
+     "SELECT e.name || '/' || j.name, j.dataset, j.timeout_seconds, s.spec_json, s.shared_id "
      "FROM job AS j JOIN experiment AS e ON e.id = j.experiment_id "
-     "JOIN job_spec AS s ON s.job_id = coalesce(j.cached_from, j.id) "
-     "LEFT JOIN shared_spec AS h ON h.id = s.shared_id WHERE j.id = ?"},
+     "JOIN job_spec AS s ON s.job_id = coalesce(j.cached_from, j.id) WHERE j.id = ?"},
 });
 
 // The columns of a result, all NULL while there is none.
@@ -215,6 +214,7 @@ class SqliteStore final : public Store {
       BITRUNG_ASSIGN_OR_RETURN(statements_.*operation.statement,
                                connection_.prepare(operation.name, operation.sql));
     }
+    BITRUNG_RETURN_IF_ERROR(specs_.prepare(connection_));
     BITRUNG_ASSIGN_OR_RETURN(
         term_,
         connection_.query_integer(
@@ -321,7 +321,7 @@ class SqliteStore final : public Store {
     const bool found = rows.next();
     if (found) {
       rows.read(text.display_name, text.dataset, text.timeout_seconds);
-      BITRUNG_ASSIGN_OR_RETURN(text.spec_json, read_spec(rows, 3));
+      BITRUNG_ASSIGN_OR_RETURN(text.spec_json, specs_.read(rows, 3));
     }
     BITRUNG_RETURN_IF_ERROR(rows.status());
     if (!found) return absl::NotFoundError(fmt::format("there is no job {}", number(id)));
@@ -382,6 +382,7 @@ class SqliteStore final : public Store {
   std::int64_t changed_seq_ = 0;        // Last value given out.
   std::int64_t saved_changed_seq_ = 0;  // As in table meta.
   JobCounter counter_;
+  SpecJoiner specs_;
   // Of the running turn's.
   std::unordered_map<std::shared_ptr<const std::string>, std::int64_t> shared_spec_ids_;
 };

@@ -140,6 +140,7 @@ void Engine::turn() {
 absl::Status Engine::handle_all(std::vector<Input>& inputs) {
   for (Input& input : inputs) BITRUNG_RETURN_IF_ERROR(input.handle(*this));
   BITRUNG_RETURN_IF_ERROR(write_rows());
+  BITRUNG_RETURN_IF_ERROR(complete_offers());
   if (BITRUNG_PLANTED(SPEAKS_BEFORE_COMMIT)) {
     std::vector<Utterance> outbox = std::exchange(turn_.outbox, {});
     BITRUNG_RETURN_IF_ERROR(speak(outbox));
@@ -212,14 +213,14 @@ void Engine::take(core::Effects effects) {
               turn_.touched_experiments.insert(number(save.id));
             },
             [this](core::Send& sending) {
-              std::visit(
-                  Overload{[&](core::Offer& offer) {
-                             turn_.outbox.push_back(OfferTo{sending.session, std::move(offer)});
-                           },
-                           [&](auto& message) {
-                             send_after_commit(sending.session, std::move(message));
-                           }},
-                  sending.message);
+              std::visit(Overload{[&](core::Offer& offer) {
+                                    turn_.offers.push_back(turn_.outbox.size());
+                                    send_after_commit(sending.session, FullOffer{std::move(offer)});
+                                  },
+                                  [&](auto& message) {
+                                    send_after_commit(sending.session, std::move(message));
+                                  }},
+                         sending.message);
             },
         },
         effect);
@@ -311,31 +312,29 @@ void Engine::send_after_commit(SessionId session, ToWorker message) {
 absl::Status Engine::speak(std::vector<Utterance>& outbox) {
   absl::Status status;
   for (Utterance& utterance : outbox) {
-    status = std::visit(
-        Overload{[this](OfferTo& to) -> absl::Status {
-                   BITRUNG_ASSIGN_OR_RETURN(FullOffer full, complete(std::move(to.offer)));
-                   send(to.session, std::move(full));
-                   return absl::OkStatus();
-                 },
-                 [this](MessageTo& to) {
-                   send(to.session, std::move(to.message));
-                   return absl::OkStatus();
-                 },
-                 [](const std::function<absl::Status()>& perform) { return perform(); }},
-        utterance);
+    status =
+        std::visit(Overload{[this](MessageTo& to) {
+                              send(to.session, std::move(to.message));
+                              return absl::OkStatus();
+                            },
+                            [](const std::function<absl::Status()>& perform) { return perform(); }},
+                   utterance);
     if (!status.ok()) break;
   }
   flush_sinks();
   return status;
 }
 
-absl::StatusOr<FullOffer> Engine::complete(core::Offer offer) {
-  BITRUNG_ASSIGN_OR_RETURN(db::Store::OfferText text, store_.offer_text(offer.key.job));
-  return FullOffer{.offer = std::move(offer),
-                   .display_name = std::move(text.display_name),
-                   .spec_json = std::move(text.spec_json),
-                   .dataset = std::move(text.dataset),
-                   .timeout_seconds = text.timeout_seconds};
+absl::Status Engine::complete_offers() {
+  for (const std::size_t place : std::exchange(turn_.offers, {})) {
+    auto& full = std::get<FullOffer>(std::get<MessageTo>(turn_.outbox[place]).message);
+    BITRUNG_ASSIGN_OR_RETURN(db::Store::OfferText text, store_.offer_text(full.offer.key.job));
+    full.display_name = std::move(text.display_name);
+    full.spec_json = std::move(text.spec_json);
+    full.dataset = std::move(text.dataset);
+    full.timeout_seconds = text.timeout_seconds;
+  }
+  return absl::OkStatus();
 }
 
 void Engine::submit(NewExperiment experiment, Reply<SubmitAnswer> reply) {

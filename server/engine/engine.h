@@ -47,9 +47,10 @@ std::unique_ptr<Clock> make_system_clock();
 // An offer with everything a worker needs.
 struct FullOffer {
   core::Offer offer;
-  std::string display_name;
-  std::string spec_json;
-  std::string dataset;
+  // From the store, filled in later than the core's part.
+  std::string display_name = {};
+  std::string spec_json = {};
+  std::string dataset = {};
   double timeout_seconds = 0;
 };
 struct PointsRecorded {
@@ -145,15 +146,11 @@ class Engine {
   };
 
   // A message to a session, or whatever else is done after a commit.
-  struct OfferTo {
-    SessionId session{};
-    core::Offer offer;
-  };
   struct MessageTo {
     SessionId session{};
     ToWorker message;
   };
-  using Utterance = std::variant<OfferTo, MessageTo, std::function<absl::Status()>>;
+  using Utterance = std::variant<MessageTo, std::function<absl::Status()>>;
 
   Input event_input(core::Event event);
   Input progress_input(SessionId session, core::AttemptKey key, Progress progress);
@@ -190,7 +187,9 @@ class Engine {
   void send(SessionId session, ToWorker message);
   void flush_sinks();
   void send_after_commit(SessionId session, ToWorker message);
-  absl::StatusOr<FullOffer> complete(core::Offer offer);
+  // Fills in what offers have from the store, while the turn's transaction is open: outside of one
+  // each look-up would take the locks of its own.
+  absl::Status complete_offers();
   // Says what the turn has to say, in order.
   absl::Status speak(std::vector<Utterance>& outbox);
 
@@ -229,6 +228,7 @@ class Engine {
     std::vector<core::SaveExperimentFinished> finished;
     std::unordered_set<std::int64_t> touched_experiments;  // To be published.
     std::vector<Utterance> outbox;                         // After the commit, in order.
+    std::vector<std::size_t> offers;                       // Places in it, still without texts.
   };
   Turn turn_;
   std::unique_ptr<core::Core> core_;

@@ -4,11 +4,11 @@
 #include "bitrung/v1/experiment_service.pb.h"
 #include "db/base/check.h"
 #include "db/base/digest.h"
-#include "db/shared_spec.h"
 #include "server/core/core.h"
 #include "server/core/graph.h"
 #include "server/rpc/graph_request.h"
 #include "tests/fuzz/target.h"
+#include "tests/unit/db/join_spec.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   // It says that text is not UTF-8.
@@ -29,7 +29,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   for (const bitrung::db::JobSpecRow& row : experiment->rows) {
     if (!row.shared_spec) continue;
     const auto whole = bitrung::db::join_spec(*row.shared_spec, row.spec_json);
-    BITRUNG_CHECK(whole.ok() && bitrung::sha256(*whole) == row.spec_sha256);
+    BITRUNG_CHECK(whole && bitrung::sha256(*whole) == row.spec_sha256);
   }
   // What is equal once is equal again.
   const auto again = bitrung::rpc::convert_submit(request);

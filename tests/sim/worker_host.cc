@@ -129,7 +129,11 @@ void WorkerHost::kill(bool power_loss, bool disk_loss) {
   connection_ = nullptr;
   Random& random = sim_.random();
   if (power_loss) {
+    std::erase_if(spool_, [&random](const auto& each) {
+      return !each.second.offer_synced && random.permille(500);
+    });
     for (auto& [key, entry] : spool_) {
+      entry.offer_synced = true;
       const auto keep = [&random](std::size_t synced, std::size_t size) {
         return static_cast<std::size_t>(
             random.between(static_cast<std::int64_t>(synced), static_cast<std::int64_t>(size)));
@@ -396,6 +400,7 @@ void WorkerHost::perform(const agent::PersistOffer& action) {
     spool_[key].offer = offer;
     in_process(sim_.random().between(0, kMilli), [this, key] {
       open_spools_.insert(key);
+      sync_soon(key);
       step(agent::OfferPersisted{key});
     });
   });
@@ -406,6 +411,7 @@ void WorkerHost::sync_soon(const agent::AttemptKey& key) {
   unsynced_.insert(key);
   if (!first) return;
   in_process(kSecond, [this] {
+    on_disk([this] { sync_journal(); });
     for (const agent::AttemptKey& each : std::exchange(unsynced_, {})) {
       on_disk([this, each] {
         const auto entry = spool_.find(each);
@@ -415,6 +421,11 @@ void WorkerHost::sync_soon(const agent::AttemptKey& key) {
       });
     }
   });
+}
+
+// One file for all of them.
+void WorkerHost::sync_journal() {
+  for (auto& [key, entry] : spool_) entry.offer_synced = true;
 }
 
 void WorkerHost::perform(const agent::AppendPoints& action) {
@@ -445,6 +456,7 @@ void WorkerHost::perform(const agent::PersistOutcome& action) {
         step(agent::OutcomeNotPersisted{key, "it cannot be written"});
       });
     }
+    sync_journal();
     entry->second.points_synced = entry->second.points.size();
     entry->second.lines_synced = entry->second.lines.size();
     entry->second.outcome = outcome;
@@ -463,6 +475,7 @@ void WorkerHost::perform(const agent::DeleteAttempt& action) {
 void WorkerHost::perform(const agent::StoreFile& action) {
   on_disk([this, action] {
     const Digest digest = files_.at(action.path);
+    if (action.purpose == agent::FilePurpose::kResume) sync_journal();
     cache_.insert(digest);
     in_process(sim_.random().between(0, kMilli), [this, action, digest] {
       step(agent::FileStored{action.key, action.purpose, action.epoch, digest});

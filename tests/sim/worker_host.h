@@ -60,6 +60,7 @@ class WorkerHost {
     agent::Offer offer;
     std::vector<agent::Point> points;
     std::vector<agent::LogLine> lines;
+    bool offer_synced = false;
     std::size_t points_synced = 0;
     std::size_t lines_synced = 0;
     std::uint64_t points_acknowledged = 0;
@@ -119,6 +120,7 @@ class WorkerHost {
   void perform(const agent::Exit& action);
 
   void say(Statement statement);
+  void sync_journal();
   void sync_soon(const agent::AttemptKey& key);
   // When a trainer that is told to stop now has stopped at the latest.
   Micros stopped_by(const agent::AttemptKey& key) const;

@@ -333,6 +333,7 @@ void Agent::write_notes() {
         switch (note.kind) {
           case Journal::Kind::kOffer:
             if (status.ok()) {
+              sync_soon(note.key);
               events.push_back(OfferPersisted{note.key});
             } else {
               events.push_back(SpoolFailed{note.key, std::string(message(status)), 0, 0});
@@ -411,6 +412,11 @@ void Agent::sync_soon(const AttemptKey& key) {
 }
 
 void Agent::sync_spools() {
+  asio::post(disk_, [this, guard = asio::make_work_guard(io_)] {
+    if (!journal_.has_unsynced_offer()) return;
+    if (const absl::Status status = journal_.sync(); !status.ok())
+      spdlog::warn("offers would not survive a power cut: {}", message(status));
+  });
   for (const AttemptKey& key : std::exchange(unsynced_, {})) {
     const auto spool = spools_.find(key);
     if (spool == spools_.end()) continue;
@@ -457,6 +463,7 @@ void Agent::perform(const StoreFile& action) {
   }
   run_on(disk_, [this, action, files, status]() mutable -> Event {
     if (action.purpose == FilePurpose::kResume) {
+      if (status.ok() && journal_.has_unsynced_offer()) status = journal_.sync();
       if (status.ok()) status = sync_all(*files);
       if (status.ok()) status = persist_resume_epoch(layout_, action.key, action.epoch);
       if (!status.ok())

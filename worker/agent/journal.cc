@@ -299,8 +299,7 @@ absl::Status Journal::append(std::string_view bytes, bool durable) {
       status = errno_status("write", path_, put < 0 ? errno : ENOSPC);
     }
   }
-  if (status.ok() && durable && ::fdatasync(file_.get()) != 0)
-    status = errno_status("sync", path_, errno);
+  if (status.ok() && durable) status = sync();
   // What failed must not stand in front of the next record. If even this fails the end is torn, and
   // the next record is written over it.
   if (!status.ok() && ::ftruncate(file_.get(), static_cast<off_t>(end_)) != 0) return status;
@@ -318,11 +317,18 @@ absl::Status Journal::write(std::span<const Note> notes) {
                       to_string(note.key), note.payload.size(), path_.string(), kPayloadBytesMax));
     }
     encode_record(bytes, static_cast<char>(note.kind), note.payload);
-    durable = durable || note.kind != Kind::kRemoved;
+    durable = durable || note.kind == Kind::kOutcome;
+    has_unsynced_offer_ = has_unsynced_offer_ || note.kind == Kind::kOffer;
   }
   BITRUNG_RETURN_IF_ERROR(append(bytes, durable));
   for (const Note& note : notes) apply(note.kind, note.key, note.payload);
   if (end_ >= kCompactBytes && live_bytes_ <= end_ / 4) return compact();
+  return absl::OkStatus();
+}
+
+absl::Status Journal::sync() {
+  if (::fdatasync(file_.get()) != 0) return errno_status("sync", path_, errno);
+  has_unsynced_offer_ = false;
   return absl::OkStatus();
 }
 
@@ -338,6 +344,7 @@ absl::Status Journal::compact() {
   FileDescriptor file(::open(path_.c_str(), O_RDWR | O_CLOEXEC));
   if (!file.valid()) return errno_status("open", path_, errno);
   file_ = std::move(file);
+  has_unsynced_offer_ = false;
   end_ = bytes.size();
   return absl::OkStatus();
 }

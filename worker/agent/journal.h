@@ -45,9 +45,13 @@ class Journal {
   // What is in it. An outcome without an offer is left out.
   absl::StatusOr<std::map<AttemptKey, Entry>> entries() const;
 
-  // All of them or, on an error (a full disk), none. Durable on return, but for removals alone:
-  // what they name may come back after a power cut, and is then said and removed again.
+  // All of them or, on an error (a full disk), none. They survive the death of the process, and
+  // with an outcome among them a power cut. Without one, offers do after the next sync(): an
+  // attempt that a power cut takes out of the journal is one that never arrived. What a removal
+  // names may come back, and is then said and removed again.
   absl::Status write(std::span<const Note> notes);
+  absl::Status sync();
+  bool has_unsynced_offer() const { return has_unsynced_offer_; }
 
   const std::filesystem::path& path() const { return path_; }
   std::uint64_t size_bytes() const { return end_; }
@@ -67,6 +71,7 @@ class Journal {
 
   std::filesystem::path path_;
   FileDescriptor file_;
+  bool has_unsynced_offer_ = false;
   std::uint64_t end_ = 0;         // Bytes of records.
   std::uint64_t live_bytes_ = 0;  // Of these, about attempts that are still there.
   std::map<AttemptKey, Live> live_;

@@ -1,16 +1,17 @@
 // What is on disk about the attempts of this worker until the server has acknowledged their
 // outcome.
 //
-//   spool.journal                        what was offered, durable before anything is done about
-//   it,
-//                                        and how it ended, durable before it is said (journal.h)
+//   spool.journal                        what was offered, before anything is done about it, and
+//   how it
+//                                        ended, durable before it is said (journal.h)
 //   spool/<job>-<attempt>/points.log     every point, numbered from 1, and the acknowledged
 //   watermark
 //                         lines.log      every log line, likewise
 //   work/<job>-<attempt>/                the trainer's private directory
 //
-// Points and lines survive the death of this process as soon as they are appended, that of the host
-// once synced. Not thread-safe, but sync() may run on another thread with what duplicates() gave.
+// Offers, points and lines survive the death of this process as soon as they are appended, that of
+// the host once synced, a second later. Not thread-safe, but sync() may run on another thread with
+// what duplicates() gave.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
 #include "client/experiment/to_proto.h"
 
-#include "db/shared_spec.h"
 #include "tests/unit/client/experiment/testing.h"
+#include "tests/unit/db/join_spec.h"
 
 namespace bitrung::client {
 namespace {
@@ -104,8 +104,7 @@ jobs:
     ASSERT_LE(nodes[i].shared_spec(), static_cast<std::uint32_t>(shared.size()));
     const auto joined =
         db::join_spec(shared[static_cast<int>(nodes[i].shared_spec()) - 1], nodes[i].spec_json());
-    ASSERT_TRUE(joined.ok()) << joined.status();
-    EXPECT_EQ(*joined, expected);
+    EXPECT_EQ(joined, expected);
   }
   EXPECT_EQ(nodes[nodes.size() - 1].shared_spec(), 0U);  // The only evaluation.
   EXPECT_EQ(shared.size(), 3);                           // Alone, taught, quantized.

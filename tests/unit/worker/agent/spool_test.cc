@@ -357,6 +357,24 @@ TEST_F(SpoolTest, Journal_IsWrittenAnewWithoutWhatIsGone) {
   EXPECT_EQ(entries->begin()->first, kept);
 }
 
+TEST_F(SpoolTest, Journal_OffersAreSyncedLaterOrWithAnOutcome) {
+  Journal journal = this->journal();
+  EXPECT_FALSE(journal.has_unsynced_offer());
+  ASSERT_TRUE(journal.write(std::vector{Journal::offered(offer())}).ok());
+  EXPECT_TRUE(journal.has_unsynced_offer());
+  EXPECT_EQ(recover_all().size(), 1U);  // The next process finds it all the same.
+  ASSERT_TRUE(journal.sync().ok());
+  EXPECT_FALSE(journal.has_unsynced_offer());
+
+  Offer second = offer();
+  second.key.job = JobId{8};
+  ASSERT_TRUE(journal.write(std::vector{Journal::offered(second)}).ok());
+  ASSERT_TRUE(journal.write(std::vector{Journal::removed(second.key)}).ok());
+  EXPECT_TRUE(journal.has_unsynced_offer());  // A removal syncs nothing.
+  ASSERT_TRUE(journal.write(std::vector{Journal::ended(key_, Cancelled{})}).ok());
+  EXPECT_FALSE(journal.has_unsynced_offer());
+}
+
 TEST_F(SpoolTest, Journal_OnAFullDisk_WritesAllOrNothing) {
   Journal journal = this->journal();
   ASSERT_TRUE(journal.write(std::vector{Journal::offered(offer())}).ok());
