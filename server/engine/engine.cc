@@ -17,7 +17,7 @@ namespace {
 
 // A bound on what one transaction holds; what is left waits for the next turn, a few milliseconds
 // later.
-constexpr std::size_t kInputsPerTurnMax = 256;
+constexpr std::size_t kInputsPerTurnMax = 512;
 
 template <typename... Handlers>
 struct Overload : Handlers... {
