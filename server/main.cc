@@ -25,8 +25,8 @@
 
 #include "db/artifacts.h"
 #include "db/backup.h"
+#include "db/base/allocator.h"
 #include "db/base/disk_reserve.h"
-#include "db/base/huge_pages.h"
 #include "db/base/parent_process.h"
 #include "db/base/status.h"
 #include "db/base/tls13.h"

@@ -248,8 +248,9 @@ absl::Status Engine::write_rows() {
   const std::int64_t first_new = turn_.new_jobs.empty() ? 0 : number(turn_.new_jobs.front().id);
   std::size_t inserted = 0;
   for (const JobId job : turn_.changed_jobs) {
+    // Of an older job beyond all of them, too: a negative number is a huge one.
     const auto place = static_cast<std::size_t>(number(job) - first_new);
-    if (number(job) < first_new || place >= turn_.new_jobs.size()) {
+    if (place >= turn_.new_jobs.size()) {
       BITRUNG_RETURN_IF_ERROR(store_.update_job(core_->row(job)));
     } else {
       BITRUNG_RETURN_IF_ERROR(store_.insert_job(turn_.new_jobs[place], core_->row(job)));

@@ -13,7 +13,7 @@
 #include <boost/asio/steady_timer.hpp>
 
 #include "bitrung/v1/experiment_service.grpc.pb.h"
-#include "db/base/memory.h"
+#include "db/base/allocator.h"
 #include "db/base/status.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/graph_request.h"

@@ -1,4 +1,5 @@
-// Where the memory of a long-running program comes from.
+// Where the memory of a long-running program comes from: tcmalloc where the build has it, else what
+// the system has.
 #pragma once
 
 namespace bitrung {
@@ -8,5 +9,9 @@ namespace bitrung {
 // for each 4 KiB costs more than what is done with them, most of all in virtual machines. Early in
 // main(); what was allocated before stays where it is.
 void use_huge_pages();
+
+// Gives memory that is free but still the process's back to the system, as far as the allocator
+// can. Takes milliseconds for each 100 MB. Any thread.
+void release_free_memory();
 
 }  // namespace bitrung

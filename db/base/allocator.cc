@@ -1,4 +1,4 @@
-#include "db/base/huge_pages.h"
+#include "db/base/allocator.h"
 
 #include <cstddef>
 #include <cstdint>
@@ -47,12 +47,24 @@ void use_huge_pages() {
   MallocExtension::instance()->SetSystemAllocator(&pages);
 }
 
+void release_free_memory() {
+  MallocExtension::instance()->ReleaseFreeMemory();
+}
+
 }  // namespace bitrung
 
 #else
 
+#include <malloc.h>
+
 namespace bitrung {
+
 void use_huge_pages() {}
+
+void release_free_memory() {
+  ::malloc_trim(0);
+}
+
 }  // namespace bitrung
 
 #endif
