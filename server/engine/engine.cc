@@ -365,8 +365,8 @@ absl::Status Engine::admit(const NewExperiment& experiment) const {
 
 absl::Status Engine::record(NewExperiment experiment, const Reply<SubmitAnswer>& reply) {
   const auto answer = [&](absl::StatusOr<SubmitAnswer> value) {
-    turn_.outbox.push_back([reply, value = std::move(value)] {
-      reply(value);
+    turn_.outbox.push_back([reply, value = std::move(value)]() mutable {
+      reply(std::move(value));
       return absl::OkStatus();
     });
     return absl::OkStatus();
@@ -464,8 +464,8 @@ template <typename T>
 void Engine::ask(Reply<T> reply, std::function<absl::StatusOr<T>(Engine&)> answer) {
   enqueue({.handle =
                [reply, answer = std::move(answer)](Engine& engine) {
-                 engine.turn_.outbox.push_back([reply, value = answer(engine)] {
-                   reply(value);
+                 engine.turn_.outbox.push_back([reply, value = answer(engine)]() mutable {
+                   reply(std::move(value));
                    return absl::OkStatus();
                  });
                  return absl::OkStatus();
