@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "db/base/shared_spec.h"
 #include "db/rows.h"
-#include "db/shared_spec.h"
 #include "db/sqlite.h"
 
 namespace bitrung::db {

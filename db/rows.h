@@ -46,7 +46,7 @@ struct JobSpecRow {
   std::string name;
   std::vector<std::string> aliases;
   // Every option, canonical JSON. What is written may have a part of them in `shared_spec`, which
-  // many jobs point to (db/shared_spec.h); what was read has none.
+  // many jobs point to (db/base/shared_spec.h); what was read has none.
   std::string spec_json;
   std::shared_ptr<const std::string> shared_spec;
   Digest spec_sha256;  // Of the whole.

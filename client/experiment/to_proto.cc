@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "db/base/check.h"
-#include "db/shared_spec.h"
+#include "db/base/shared_spec.h"
 
 namespace bitrung::client {
 namespace {
@@ -26,7 +26,7 @@ v1::InputRole role_of(InputRole role) {
   check_failed("an input role without a number", __FILE__, __LINE__);
 }
 
-using Members = std::vector<db::SpecMember>;
+using Members = std::vector<SpecMember>;
 
 // Jobs whose options have the same keys, and what all of them say. Owns its texts.
 struct Alike {
@@ -37,7 +37,7 @@ struct Alike {
 
   void take(const Members& members) {
     if (++jobs == 1) {
-      for (const db::SpecMember& member : members) texts.emplace_back(member.text);
+      for (const SpecMember& member : members) texts.emplace_back(member.text);
       is_common.assign(members.size(), true);
     }
     for (std::size_t i = 0; i < members.size(); ++i) {
@@ -68,10 +68,9 @@ void share_specs(google::protobuf::RepeatedPtrField<v1::JobNode>* nodes,
   std::string keys;
   std::span<const std::string> likely;  // Neighbours are alike.
   const auto find = [&](const v1::JobNode& node) -> Alike* {
-    if (node.shared_spec() != 0 || !db::read_members(node.spec_json(), members, likely))
-      return nullptr;
+    if (node.shared_spec() != 0 || !read_members(node.spec_json(), members, likely)) return nullptr;
     keys.clear();
-    for (const db::SpecMember& member : members) (keys += member.key) += '"';
+    for (const SpecMember& member : members) (keys += member.key) += '"';
     return &alike[keys];
   };
   for (const v1::JobNode& node : *nodes) {

@@ -12,8 +12,8 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "db/base/shared_spec.h"
 #include "db/base/status.h"
-#include "db/shared_spec.h"
 #include "server/core/graph.h"
 #include "server/core/identity.h"
 
@@ -67,7 +67,7 @@ std::string difference_text(std::string_view path, const std::string& there,
 }
 
 // The options of one member of a spec, in words of the whole: "/bits/weights" for a part of "bits".
-FlatSpec flatten(const db::SpecMember& member) {
+FlatSpec flatten(const SpecMember& member) {
   const std::string_view value = member.text.substr(member.key.size() + 3);  // Two quotes, a colon.
   if (value.starts_with('{') || value.starts_with('['))
     return flatten(fmt::format("{{{}}}", member.text));
@@ -75,9 +75,8 @@ FlatSpec flatten(const db::SpecMember& member) {
 }
 
 // How many options differ, counted up to `limit`; `first` becomes the first of them.
-std::size_t count_differences(std::span<const db::SpecMember> there,
-                              std::span<const db::SpecMember> here, std::size_t limit,
-                              std::string& first) {
+std::size_t count_differences(std::span<const SpecMember> there, std::span<const SpecMember> here,
+                              std::size_t limit, std::string& first) {
   std::size_t count = 0;
   const auto compare = [&](const FlatSpec& left, const FlatSpec& right) {
     for_each_difference(left, right, [&](auto& path, auto& value_there, auto& value_here) {
@@ -123,7 +122,7 @@ class Planner {
   }
 
  private:
-  using Members = std::vector<db::SpecMember>;
+  using Members = std::vector<SpecMember>;
 
   struct Similar {
     std::vector<db::JobRow> jobs;
@@ -225,13 +224,13 @@ class Planner {
 
   // Of a planned job's options, until the next call.
   const Members& members_of(const db::JobSpecRow& row) {
-    db::read_members(row.spec_json, own_);
+    read_members(row.spec_json, own_);
     if (!row.shared_spec) return own_;
     const auto [shared, is_new] = shared_.try_emplace(row.shared_spec.get());
-    if (is_new) db::read_members(*row.shared_spec, shared->second);
+    if (is_new) read_members(*row.shared_spec, shared->second);
     members_.clear();
-    std::ranges::merge(shared->second, own_, std::back_inserter(members_), {}, &db::SpecMember::key,
-                       &db::SpecMember::key);
+    std::ranges::merge(shared->second, own_, std::back_inserter(members_), {}, &SpecMember::key,
+                       &SpecMember::key);
     return members_;
   }
 
@@ -242,7 +241,7 @@ class Planner {
     if (!is_new) return &similar;
     BITRUNG_ASSIGN_OR_RETURN(similar.jobs, reader_.succeeded_like(model, dataset, kCandidatesMax));
     for (const db::JobRow& job : similar.jobs) {
-      db::read_members(job.spec.spec_json, similar.members.emplace_back());
+      read_members(job.spec.spec_json, similar.members.emplace_back());
       if (job.state.cached_from || !job.state.result || job.spec.epochs == 0) continue;
       similar.seconds_per_epoch += job.state.result->duration_seconds / job.spec.epochs;
       ++similar.trained;

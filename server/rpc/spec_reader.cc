@@ -157,7 +157,7 @@ absl::StatusOr<SharedSpecs> SharedSpecs::make(
     Part& part = shared.parts_.emplace_back();
     part.text = std::make_shared<const std::string>(text);
     const auto* members = scanner.scan(*part.text);
-    part.is_canonical = members != nullptr && db::read_members(*part.text, part.members);
+    part.is_canonical = members != nullptr && read_members(*part.text, part.members);
     if (part.is_canonical) part.fields = fields_of(*members);
   }
   std::size_t bytes = 0;
@@ -197,8 +197,8 @@ bool SpecReader::read_canonical(const std::string& own, const SharedSpecs::Part*
   if (members == nullptr) return false;
   SpecFields fields = fields_of(*members);
   if (shared != nullptr) {
-    if (!shared->is_canonical || !db::read_members(own, own_members_) ||
-        !db::join_members(shared->members, own_members_, whole_)) {
+    if (!shared->is_canonical || !read_members(own, own_members_) ||
+        !join_members(shared->members, own_members_, whole_)) {
       return false;
     }
     for (std::size_t i = 0; i < fields.size(); ++i) {

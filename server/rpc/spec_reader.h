@@ -16,8 +16,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "bitrung/v1/experiment_service.pb.h"
+#include "db/base/shared_spec.h"
 #include "db/rows.h"
-#include "db/shared_spec.h"
 #include "server/rpc/spec_scan.h"
 
 namespace bitrung::rpc {
@@ -44,8 +44,8 @@ class SharedSpecs {
   struct Part {
     std::shared_ptr<const std::string> text;
     bool is_canonical = false;
-    SpecFields fields{};                  // If it is; views into the text, as the members are.
-    std::vector<db::SpecMember> members;  // If it is.
+    SpecFields fields{};              // If it is; views into the text, as the members are.
+    std::vector<SpecMember> members;  // If it is.
   };
 
   // Nothing for a job without one.
@@ -73,7 +73,7 @@ class SpecReader {
 
   const SharedSpecs& shared_;
   SpecScanner scanner_;
-  std::vector<db::SpecMember> own_members_;
+  std::vector<SpecMember> own_members_;
   std::string whole_;
 };
 

@@ -8,7 +8,7 @@
 #include "server/core/graph.h"
 #include "server/rpc/graph_request.h"
 #include "tests/fuzz/target.h"
-#include "tests/unit/db/join_spec.h"
+#include "tests/unit/db/base/join_spec.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   // It says that text is not UTF-8.
@@ -28,7 +28,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   // Options in two parts are what their digest says.
   for (const bitrung::db::JobSpecRow& row : experiment->rows) {
     if (!row.shared_spec) continue;
-    const auto whole = bitrung::db::join_spec(*row.shared_spec, row.spec_json);
+    const auto whole = bitrung::join_spec(*row.shared_spec, row.spec_json);
     BITRUNG_CHECK(whole && bitrung::sha256(*whole) == row.spec_sha256);
   }
   // What is equal once is equal again.

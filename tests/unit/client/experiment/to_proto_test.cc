@@ -1,7 +1,7 @@
 #include "client/experiment/to_proto.h"
 
 #include "tests/unit/client/experiment/testing.h"
-#include "tests/unit/db/join_spec.h"
+#include "tests/unit/db/base/join_spec.h"
 
 namespace bitrung::client {
 namespace {
@@ -103,7 +103,7 @@ jobs:
     }
     ASSERT_LE(nodes[i].shared_spec(), static_cast<std::uint32_t>(shared.size()));
     const auto joined =
-        db::join_spec(shared[static_cast<int>(nodes[i].shared_spec()) - 1], nodes[i].spec_json());
+        join_spec(shared[static_cast<int>(nodes[i].shared_spec()) - 1], nodes[i].spec_json());
     EXPECT_EQ(joined, expected);
   }
   EXPECT_EQ(nodes[nodes.size() - 1].shared_spec(), 0U);  // The only evaluation.

@@ -12,7 +12,7 @@
 #include <string_view>
 #include <vector>
 
-namespace bitrung::db {
+namespace bitrung {
 
 // A member at the top level, as views into the text.
 struct SpecMember {
@@ -31,4 +31,4 @@ bool read_members(std::string_view spec_json, std::vector<SpecMember>& members,
 bool join_members(std::span<const SpecMember> shared, std::span<const SpecMember> own,
                   std::string& whole);
 
-}  // namespace bitrung::db
+}  // namespace bitrung

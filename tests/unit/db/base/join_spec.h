@@ -6,9 +6,9 @@
 #include <string_view>
 #include <vector>
 
-#include "db/shared_spec.h"
+#include "db/base/shared_spec.h"
 
-namespace bitrung::db {
+namespace bitrung {
 
 // Nothing if they cannot be joined.
 inline std::optional<std::string> join_spec(std::string_view shared, std::string_view own) {
@@ -22,4 +22,4 @@ inline std::optional<std::string> join_spec(std::string_view shared, std::string
   return whole;
 }
 
-}  // namespace bitrung::db
+}  // namespace bitrung

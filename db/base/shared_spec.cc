@@ -1,9 +1,9 @@
-#include "db/shared_spec.h"
+#include "db/base/shared_spec.h"
 
 #include <algorithm>
 #include <cstddef>
 
-namespace bitrung::db {
+namespace bitrung {
 namespace {
 
 constexpr std::size_t kNowhere = std::string_view::npos;
@@ -104,4 +104,4 @@ bool join_members(std::span<const SpecMember> shared, std::span<const SpecMember
   return true;
 }
 
-}  // namespace bitrung::db
+}  // namespace bitrung

@@ -1,4 +1,4 @@
-#include "db/shared_spec.h"
+#include "db/base/shared_spec.h"
 
 #include <optional>
 #include <string>
@@ -7,9 +7,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/unit/db/join_spec.h"
+#include "tests/unit/db/base/join_spec.h"
 
-namespace bitrung::db {
+namespace bitrung {
 namespace {
 
 using testing::ElementsAre;
@@ -104,4 +104,4 @@ TEST(SharedSpec, Joined_HasTheMembersOfBothByKey) {
 }
 
 }  // namespace
-}  // namespace bitrung::db
+}  // namespace bitrung
