@@ -141,6 +141,11 @@ SpecFields fields_of(const std::vector<SpecScanner::Member>& members) {
 absl::StatusOr<SharedSpecs> SharedSpecs::make(
     const google::protobuf::RepeatedPtrField<std::string>& texts,
     const google::protobuf::RepeatedPtrField<v1::JobNode>& jobs) {
+  if (texts.size() > jobs.size()) {
+    return absl::InvalidArgumentError(
+        fmt::format("there are {} shared_specs for {} jobs; one for each job at most", texts.size(),
+                    jobs.size()));
+  }
   SharedSpecs shared;
   SpecScanner scanner;
   shared.parts_.reserve(static_cast<std::size_t>(texts.size()));

@@ -1,9 +1,8 @@
 // What is on disk about the attempts of this worker until the server has acknowledged their
 // outcome.
 //
-//   spool.journal                        what was offered, before anything is done about it, and
-//   how it
-//                                        ended, durable before it is said (journal.h)
+//   spool.journal                        what was offered, noted before anything is done about it,
+//                                        and how it ended, durable before it is said (journal.h)
 //   spool/<job>-<attempt>/points.log     every point, numbered from 1, and the acknowledged
 //   watermark
 //                         lines.log      every log line, likewise

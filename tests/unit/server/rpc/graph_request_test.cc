@@ -283,6 +283,11 @@ TEST(ConvertSubmit, HostileRequests_AreRefusedWithTheReason) {
       {"no model", [](auto& r) { r.mutable_jobs(0)->set_spec_json("{}"); }, "\"model\""},
       {"no shared options", [](auto& r) { r.mutable_jobs(0)->set_shared_spec(1); },
        "job \"teacher\": shared_spec 1 is beyond the 0 shared_specs"},
+      {"more shared options than jobs",
+       [](auto& r) {
+         for (int i = 0; i < 3; ++i) r.add_shared_specs("{}");
+       },
+       "there are 3 shared_specs for 2 jobs"},
       {"an option in both parts",
        [](auto& r) {
          r.add_shared_specs(R"({"seed":7})");
