@@ -185,8 +185,6 @@ absl::StatusOr<int> serve(const Options& options) {
         auth::load_server_identity(options.state_directory, auth::system_clocks()));
     tls = auth::make_server_credentials(identity, authority);
   }
-  BITRUNG_ASSIGN_OR_RETURN(const auto engine_reader,
-                           db::StoreReader::open(options.state_directory));
   BITRUNG_ASSIGN_OR_RETURN(const auto reader,
                            db::StoreReader::open(options.state_directory, std::ref(failure)));
   BITRUNG_ASSIGN_OR_RETURN(const std::int64_t restored_term,
@@ -201,7 +199,7 @@ absl::StatusOr<int> serve(const Options& options) {
   settings.lease =
       std::chrono::milliseconds(static_cast<std::int64_t>(options.lease_seconds * 1000));
   settings.lease_margin = core::lease_margin_for(settings.lease);
-  engine::Engine engine(*store, *engine_reader, settings, *clock, publisher, std::ref(failure));
+  engine::Engine engine(*store, settings, *clock, publisher, std::ref(failure));
   failure.stops(engine);
   BITRUNG_RETURN_IF_ERROR(engine.load());
 

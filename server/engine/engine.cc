@@ -32,10 +32,9 @@ absl::Status stopping() {
 
 }  // namespace
 
-Engine::Engine(db::Store& store, db::StoreReader& reader, core::Settings settings, Clock& clock,
-               Publisher& publisher, std::function<void(const absl::Status&)> on_failure)
+Engine::Engine(db::Store& store, core::Settings settings, Clock& clock, Publisher& publisher,
+               std::function<void(const absl::Status&)> on_failure)
     : store_(store),
-      reader_(reader),
       settings_(settings),
       clock_(clock),
       publisher_(publisher),

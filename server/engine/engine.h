@@ -98,8 +98,8 @@ class Engine {
   using Reply = std::function<void(absl::StatusOr<T>)>;
 
   // `on_failure` is called at most once, from run(), with the error that ended the engine.
-  Engine(db::Store& store, db::StoreReader& reader, core::Settings settings, Clock& clock,
-         Publisher& publisher, std::function<void(const absl::Status&)> on_failure);
+  Engine(db::Store& store, core::Settings settings, Clock& clock, Publisher& publisher,
+         std::function<void(const absl::Status&)> on_failure);
   ~Engine();
 
   // Loads the store and performs what the start itself changed. Before run(), from the same thread.
@@ -198,7 +198,6 @@ class Engine {
   void ask(Reply<T> reply, std::function<absl::StatusOr<T>(Engine&)> answer);
 
   db::Store& store_;
-  db::StoreReader& reader_;
   const core::Settings settings_;
   Clock& clock_;
   Publisher& publisher_;

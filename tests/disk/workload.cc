@@ -154,14 +154,13 @@ class Script {
     witness_.terms.push_back({position(), opened->term()});
     if (witness_.commits.empty()) committed();
     WatchedStore store(std::move(opened), [this] { committed(); });
-    BITRUNG_ASSIGN_OR_RETURN(const auto reader, db::StoreReader::open(directory_));
     engine::Publisher publisher;
     core::Settings settings;
     settings.term = store.term();
     absl::Status failure;
     failed_ = false;
     for (auto& [name, worker] : workers_) worker.is_connected = false;
-    Engine engine(store, *reader, settings, clock_, publisher, [&](const absl::Status& status) {
+    Engine engine(store, settings, clock_, publisher, [&](const absl::Status& status) {
       failure = status;
       failed_ = true;
     });

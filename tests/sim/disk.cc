@@ -368,73 +368,6 @@ class SimStore final : public db::Store {
   std::unique_ptr<db::Store> real_;
 };
 
-namespace {
-
-// What the engine reads; the rest is for adapters.
-class SimReader final : public db::StoreReader {
- public:
-  explicit SimReader(const Tables& tables) : tables_(tables) {}
-
-  absl::StatusOr<db::ExperimentRow> experiment(ExperimentId id) override {
-    return tables_.experiments.at(id);
-  }
-  absl::StatusOr<db::JobRow> job(JobId id) override {
-    const Tables::Job& job = tables_.job(id);
-    return db::JobRow{job.spec, job.state, "", 0};
-  }
-
-  absl::StatusOr<db::ExperimentRow> experiment(std::string_view) override { return unused(); }
-  absl::StatusOr<std::vector<db::ExperimentRow>> experiments(std::size_t, std::int64_t,
-                                                             std::string_view) override {
-    return unused();
-  }
-  absl::StatusOr<db::ExperimentCounts> counts(ExperimentId) override { return unused(); }
-  absl::StatusOr<std::vector<db::JobRow>> jobs(ExperimentId, std::size_t, std::int64_t) override {
-    return unused();
-  }
-  absl::StatusOr<std::vector<db::JobRow>> changed_jobs(ExperimentId, std::int64_t,
-                                                       std::size_t) override {
-    return unused();
-  }
-  absl::StatusOr<db::JobRow> job(ExperimentId, std::string_view) override { return unused(); }
-  absl::StatusOr<std::string> job_name(JobId) override { return unused(); }
-  absl::StatusOr<std::vector<db::AttemptRow>> attempts(JobId) override { return unused(); }
-  absl::StatusOr<std::optional<std::string>> report(JobId) override { return unused(); }
-  absl::StatusOr<std::vector<db::EvaluationRow>> evaluations(ExperimentId) override {
-    return unused();
-  }
-  absl::StatusOr<std::vector<db::SeriesRow>> series(JobId, const std::vector<std::string>&,
-                                                    bool) override {
-    return unused();
-  }
-  absl::StatusOr<std::vector<db::LogRow>> logs(JobId, std::uint32_t, std::uint32_t, std::uint64_t,
-                                               std::size_t) override {
-    return unused();
-  }
-  absl::StatusOr<std::uint64_t> log_count(JobId, std::uint32_t) override { return unused(); }
-  absl::StatusOr<std::vector<JobHead>> job_heads(ExperimentId,
-                                                 const std::vector<std::string>&) override {
-    return unused();
-  }
-  absl::StatusOr<std::vector<std::vector<EqualJob>>> equal_jobs(const std::vector<Digest>&,
-                                                                std::size_t) override {
-    return unused();
-  }
-  absl::StatusOr<std::vector<db::JobRow>> succeeded_like(std::string_view, std::string_view,
-                                                         std::size_t) override {
-    return unused();
-  }
-  absl::StatusOr<std::vector<db::PinRow>> pins(ExperimentId) override { return unused(); }
-  absl::StatusOr<std::vector<db::WorkerRow>> workers() override { return unused(); }
-
- private:
-  static absl::Status unused() { return absl::UnimplementedError("the engine does not ask this"); }
-
-  const Tables& tables_;
-};
-
-}  // namespace
-
 Disk::Disk(DiskHooks hooks, std::optional<std::filesystem::path> directory)
     : hooks_(std::move(hooks)), directory_(std::move(directory)) {}
 
@@ -449,10 +382,6 @@ std::unique_ptr<db::Store> Disk::open_store() {
     }
   }
   return std::make_unique<SimStore>(*this, std::move(real));
-}
-
-std::unique_ptr<db::StoreReader> Disk::open_reader() {
-  return std::make_unique<SimReader>(tables_);
 }
 
 void Disk::roll_back() {

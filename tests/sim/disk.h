@@ -1,5 +1,5 @@
 // The server's disk: tables in memory with the rules of the schema, a transaction that a crash
-// takes back, and the Store and StoreReader that the engine works on.
+// takes back, and the Store that the engine works on.
 //
 // It is a model, because opening an SQLite file for each of a thousand restarts would cost more
 // than the rest of the simulation. It is kept honest by running beside the real one: with a
@@ -79,7 +79,6 @@ class Disk {
 
   // As db::Store::open(): a new term. One at a time; destroying it without a commit rolls back.
   std::unique_ptr<db::Store> open_store();
-  std::unique_ptr<db::StoreReader> open_reader();
 
   // Including the rows of an open transaction.
   const Tables& tables() const { return tables_; }

@@ -38,7 +38,6 @@ void ServerHost::start() {
   alarm_.reset();
   inbox_.clear();
   store_ = sim_.disk().open_store();
-  reader_ = sim_.disk().open_reader();
   publisher_ = std::make_unique<engine::Publisher>();
   core::Settings settings = sim_.settings;
   settings.term = store_->term();
@@ -46,7 +45,7 @@ void ServerHost::start() {
   sim_.checker().server_started(settings, now().monotonic);
   sim_.checker().turn_begins();
   engine_ = std::make_unique<engine::Engine>(
-      *store_, *reader_, settings, *this, *publisher_, [this](const absl::Status& status) {
+      *store_, settings, *this, *publisher_, [this](const absl::Status& status) {
         failed_ = true;
         if (!dead_ && !failure_wanted_) {
           sim_.broken("I14", "the engine failed without a fault: " + status.ToString());
@@ -66,7 +65,6 @@ void ServerHost::kill(const char* why) {
   sim_.note(why);
   engine_.reset();
   publisher_.reset();
-  reader_.reset();
   store_.reset();  // Rolls back what was not committed.
   standstill_.forget();
   sim_.checker().server_stopped();

@@ -72,7 +72,6 @@ class ServerHost final : public engine::Clock {
   std::int64_t wall_offset_ms_ = 1'700'000'000'000;
 
   std::unique_ptr<db::Store> store_;
-  std::unique_ptr<db::StoreReader> reader_;
   std::unique_ptr<engine::Publisher> publisher_;
   std::unique_ptr<engine::Engine> engine_;
   std::uint64_t run_ = 0;

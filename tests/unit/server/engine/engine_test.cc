@@ -88,11 +88,10 @@ class RunningEngine {
  public:
   RunningEngine(const std::filesystem::path& directory, ManualClock& clock,
                 core::Settings settings = {})
-      : store_(db::Store::open(directory).value()),
-        reader_(db::StoreReader::open(directory).value()) {
+      : store_(db::Store::open(directory).value()) {
     settings.term = store_.term();
     engine_ =
-        std::make_unique<Engine>(store_, *reader_, settings, clock, publisher_,
+        std::make_unique<Engine>(store_, settings, clock, publisher_,
                                  [this](const absl::Status& status) { failed_.set_value(status); });
     EXPECT_TRUE(engine_->load().ok());
     thread_ = std::thread([this] { engine_->run(); });
@@ -118,7 +117,6 @@ class RunningEngine {
 
  private:
   BreakableStore store_;
-  std::unique_ptr<db::StoreReader> reader_;
   Publisher publisher_;
   std::promise<absl::Status> failed_;
   std::unique_ptr<Engine> engine_;

@@ -239,8 +239,7 @@ class AccessTest : public testing::Test {
   std::unique_ptr<DiskReserve> disk_ = value_of(DiskReserve::open(directory_.path()));
   std::unique_ptr<engine::Clock> clock_ = engine::make_system_clock();
   engine::Publisher publisher_;
-  engine::Engine engine_{*store_, *reader_,   {.term = 1},
-                         *clock_, publisher_, [](const absl::Status&) {}};
+  engine::Engine engine_{*store_, {.term = 1}, *clock_, publisher_, [](const absl::Status&) {}};
   boost::asio::thread_pool pool_{1};
   Context context_{.engine = engine_,
                    .publisher = publisher_,

@@ -124,8 +124,7 @@ class RefusalsTest : public testing::Test {
       }));
   std::unique_ptr<engine::Clock> clock_ = engine::make_system_clock();
   engine::Publisher publisher_;
-  engine::Engine engine_{*store_, *reader_,   {.term = kTerm},
-                         *clock_, publisher_, [](const absl::Status&) {}};
+  engine::Engine engine_{*store_, {.term = kTerm}, *clock_, publisher_, [](const absl::Status&) {}};
   auth::Authority authority_;
   boost::asio::thread_pool pool_{1};
   Context context_{.engine = engine_,

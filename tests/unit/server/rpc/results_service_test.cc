@@ -107,7 +107,7 @@ class ResultsServiceTest : public testing::Test {
   std::unique_ptr<DiskReserve> disk_ = value_of(DiskReserve::open(directory_.path()));
   NoClock clock_;
   engine::Publisher publisher_;
-  engine::Engine engine_{*store_, *reader_, {}, clock_, publisher_, [](const absl::Status&) {}};
+  engine::Engine engine_{*store_, {}, clock_, publisher_, [](const absl::Status&) {}};
   auth::Authority authority_;
   boost::asio::thread_pool pool_{1};
   Context context_{engine_, publisher_, *reader_, artifacts_, *disk_, authority_,
